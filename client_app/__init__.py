@@ -1,0 +1,1 @@
+"""A node: read settings → load its data → act on one message → reply."""

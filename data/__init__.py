@@ -1,0 +1,31 @@
+"""Where samples come from, how they are split over the federation, and what a batch is."""
+
+from data.augmentation import augment
+from data.federation import (
+    ClientData,
+    Parts,
+    load_client_data,
+    load_public_pool,
+    load_server_test,
+    split_parts,
+)
+from data.partition import partition
+from data.pool import PublicPool
+from data.samples import Samples, batches
+from data.sources import Source, load_source
+
+__all__ = [
+    "ClientData",
+    "Parts",
+    "PublicPool",
+    "Samples",
+    "Source",
+    "augment",
+    "batches",
+    "load_client_data",
+    "load_public_pool",
+    "load_server_test",
+    "load_source",
+    "partition",
+    "split_parts",
+]

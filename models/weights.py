@@ -1,0 +1,180 @@
+"""A network's weights at rest, in a file that is whole or absent, and their mean over clients."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from protocol.errors import ResumeError
+
+
+def save_weights(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write a state dict as a safetensors file, atomically.
+
+    Whatever happens, ``path`` holds either all of the old content or all of the new. What a crash may
+    leave behind is a hidden file that ends in ``.tmp``.
+
+    Parameters
+    ----------
+    path
+        The file; its folder must exist.
+    state
+        Tensors by name, of any device and memory layout. Tensors that share memory are stored apart.
+    metadata
+        Text to keep with them.
+
+    Raises
+    ------
+    OSError
+        When the file cannot be written; the old one is still there.
+    """
+    # A copy of each: safetensors refuses tensors that share memory, as tied weights do.
+    tensors = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in state.items()
+    }
+    _replace_file(path, safetensors.torch.save(tensors, dict(metadata)))
+
+
+def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read what `save_weights` wrote.
+
+    Safetensors checks the header and that every tensor is there in full; it keeps no checksum of the
+    numbers.
+
+    Returns
+    -------
+    state
+        Tensors by name, on the CPU.
+    metadata
+        The text kept with them.
+
+    Raises
+    ------
+    ResumeError
+        When the file is missing or damaged.
+    """
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return state, dict(file.metadata() or {})
+    except (OSError, SafetensorError) as error:
+        raise ResumeError(f"{path}: no readable weights ({error}); restore or remove this file") from error
+
+
+class WeightedMean:
+    """The mean of state dicts, each with an integer weight, taken as they arrive.
+
+    It owns one float64 sum for each tensor, so its memory does not grow with the number of states.
+
+    For float32 tensors the result does not depend, to the last bit, on the order of arrival as long as
+    every sum is exact. A float32 is an integer of at most 24 bits times a power of two, so its product
+    with a weight below 2**29 fits float64's 53 bits. Take one position of one tensor: let the smallest
+    non-zero value there lie in [2**a, 2**(a+1)) and the largest below 2**(a+1+s), and let all weights
+    add up to at most 2**t. All products are then multiples of 2**(a-23), and no partial sum exceeds
+    2**(a+1+s+t): that is exact when s + t <= 29. A million samples in all (t = 20) so leave room
+    for values that differ 512-fold in magnitude (s = 9). Beyond it, the last bit of a float64 sum may depend
+    on the order; it reaches the float32 result only where the mean lies that close to the middle of two
+    float32 numbers. (Below 2**-126 values are multiples of 2**-149, and a = -126 applies.)
+
+    Parameters
+    ----------
+    reference
+        The names, shapes and dtypes that every state must have; without it, the first state's.
+    """
+
+    def __init__(self, reference: Mapping[str, Tensor] | None = None) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._dtypes: dict[str, torch.dtype] = {}
+        self._total = 0
+        if reference is not None:
+            self._start(reference)
+
+    def add(self, state: Mapping[str, Tensor], weight: int) -> None:
+        """Take in one state.
+
+        Parameters
+        ----------
+        state
+            Real tensors by name. Integers are exact up to 2**53, as a product with the weight.
+        weight
+            At least 1, as a number of samples.
+
+        Raises
+        ------
+        ValueError
+            When the weight is below 1, or a tensor is missing, unexpected or of another shape or dtype
+            than the reference's. The sums are then untouched.
+        """
+        if weight < 1:
+            raise ValueError(f"weight = {weight}: must be at least 1")
+        if not self._sums:
+            self._start(state)
+        self._require_same_layout(state)
+        for name, total in self._sums.items():
+            total.add_(state[name].detach().to("cpu", torch.float64), alpha=weight)
+        self._total += weight
+
+    def mean(self) -> dict[str, Tensor]:
+        """Return the weighted mean on the CPU, each tensor in its own dtype.
+
+        The quotient is taken in float64 and rounded once to the tensor's dtype; for integer dtypes to
+        the nearest integer, halves to the even one.
+
+        Raises
+        ------
+        ValueError
+            When nothing was added.
+        """
+        if self._total == 0:
+            raise ValueError("the mean of no states is undefined: add one first")
+        return {
+            name: _round_to(total / self._total, self._dtypes[name]) for name, total in self._sums.items()
+        }
+
+    def _start(self, reference: Mapping[str, Tensor]) -> None:
+        self._sums = {name: torch.zeros(like.shape, dtype=torch.float64) for name, like in reference.items()}
+        self._dtypes = {name: like.dtype for name, like in reference.items()}
+
+    def _require_same_layout(self, state: Mapping[str, Tensor]) -> None:
+        expected = {name: _describe(self._dtypes[name], total) for name, total in self._sums.items()}
+        got = {name: _describe(tensor.dtype, tensor) for name, tensor in state.items()}
+        for name in expected | got:
+            came, wanted = got.get(name, "no such tensor"), expected.get(name, "no such tensor")
+            if came != wanted:
+                raise ValueError(f"tensor {name!r}: got {came}, expected {wanted}")
+
+
+def _round_to(dtype: torch.dtype, values: Tensor) -> Tensor:
+    return values.to(dtype) if dtype.is_floating_point else values.round().to(dtype)
+
+
+def _describe(dtype: torch.dtype, tensor: Tensor) -> str:
+    return f"{dtype} of shape {tuple(tensor.shape)}"
+
+
+def _replace_file(path: Path, content: bytes) -> None:
+    """Put the content at the path in one step that survives a loss of power."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename within the folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

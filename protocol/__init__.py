@@ -1,0 +1,1 @@
+"""What both sides agree on: settings, messages, encodings, randomness and the byte ledger."""

@@ -1,0 +1,61 @@
+"""Digests by which the two sides find out that they do not hold the same thing."""
+
+import hashlib
+import importlib.util
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from protocol.encodings import Rows
+
+PACKAGES = ("client_app", "data", "models", "protocol", "server_app", "strategies")
+
+
+@cache
+def code_digest() -> str:
+    """Return the digest of the source code that this process runs.
+
+    It follows the packages as they are imported here, not as they were shipped: a folder of the
+    same name that comes first on the path (Ray's workers start in the SuperLink's folder) shows.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    for package in PACKAGES:
+        spec = importlib.util.find_spec(package)
+        for folder in (spec and spec.submodule_search_locations) or ():
+            for file in sorted(Path(folder).rglob("*.py")):
+                digest.update(f"{package}/{file.relative_to(folder).as_posix()}\0".encode())
+                digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def label_hashes(indices: NDArray[np.int64], versions: NDArray[np.int32], rows: Rows) -> NDArray[np.uint64]:
+    """Return a 64-bit hash of each cached label: of its index, its version and its wire bytes.
+
+    The digest of a cache is the sum of its labels' hashes modulo 2^64, so that the server can
+    follow the digest of every client's cache without holding every client's labels.
+
+    Returns
+    -------
+    NDArray[np.uint64]
+        Shape (n,).
+    """
+    keys = np.stack([indices.astype("<i8"), versions.astype("<i8")], axis=1).view(np.uint8)
+    entries = np.concatenate([keys.reshape(len(indices), 16), rows], axis=1)
+    hashes = b"".join(hashlib.blake2b(entry, digest_size=8).digest() for entry in entries)
+    return np.frombuffer(hashes, dtype="<u8").astype(np.uint64)
+
+
+def digest_of_hashes(hashes: NDArray[np.uint64]) -> bytes:
+    """Return the digest of a cache (8 bytes) whose labels have these hashes; 0 stands for no label."""
+    return int(np.sum(hashes, dtype=np.uint64)).to_bytes(8, "big")
+
+
+def digest_of_arrays(*arrays: NDArray[np.int64] | NDArray[np.int32]) -> bytes:
+    """Return a digest (8 bytes) of integer arrays, of their lengths and their values."""
+    digest = hashlib.blake2b(digest_size=8)
+    for array in arrays:
+        digest.update(len(array).to_bytes(8, "big"))
+        digest.update(array.astype("<i8").tobytes())
+    return digest.digest()

@@ -1,0 +1,236 @@
+"""The payloads that nodes and server exchange: one frozen dataclass each.
+
+Only this file knows a record's keys. A payload is one ``ConfigRecord`` (a Flower message around it
+costs about 0.3 kB, an ``ArrayRecord`` three times that), and an ``ArrayRecord`` where weights travel.
+"""
+
+import dataclasses
+import math
+import re
+import types
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self, get_args, get_type_hints
+
+import torch
+from flwr.app import Array, ArrayRecord, ConfigRecord, MessageType, RecordDict
+from torch import Tensor
+
+from protocol.errors import MessageError
+
+HELLO = f"{MessageType.QUERY}.hello"
+TRAIN = MessageType.TRAIN
+
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_FIELDS = "fields"
+_WEIGHTS = "weights"
+
+Weights = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Payload:
+    """A payload whose fields are scalars; one that is ``None`` does not travel."""
+
+    def to_record(self) -> RecordDict:
+        """Write the payload as a Flower record."""
+        fields = {key: value for key, value in vars(self).items() if value is not None and key != _WEIGHTS}
+        record = RecordDict({_FIELDS: ConfigRecord(fields)})
+        if (weights := getattr(self, _WEIGHTS, None)) is not None:
+            record[_WEIGHTS] = ArrayRecord({name: Array(tensor) for name, tensor in weights.items()})
+        return record
+
+    @classmethod
+    def from_record(cls, record: RecordDict) -> Self:
+        """Read the payload from a Flower record.
+
+        Raises
+        ------
+        MessageError
+            Naming the field that is missing, unknown or of another type.
+        """
+        fields = _config(record)
+        values: dict[str, Any] = {}
+        for name, kind in _field_types(cls).items():
+            if name == _WEIGHTS:
+                values[name] = _weights(record)
+            else:
+                values[name] = _checked(cls, name, kind, fields.pop(name, None))
+        if fields:
+            raise MessageError(f"{cls.__name__}: unknown field {min(fields)!r}")
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class HelloRequest(Payload):
+    """The server asks a node that it has not met who it is."""
+
+    experiment: str
+
+
+@dataclass(frozen=True)
+class HelloReply(Payload):
+    """A node says who it is, and what it holds."""
+
+    client: str
+    simulated: bool
+    model: str
+    pool_digest: str
+    code_digest: str
+    state_digests: bytes
+    """Digests (8 bytes each) of the soft labels in the states the node kept, newest first; none: empty."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How a model does on a client's held-out samples."""
+
+    accuracy: float
+    loss: float
+    examples: int
+
+
+@dataclass(frozen=True)
+class _Evaluated(Payload):
+    """A reply that carries the client's evaluation, in fields of its own."""
+
+    accuracy: float
+    loss: float
+    examples: int
+
+    @property
+    def evaluation(self) -> Evaluation:
+        """The client's evaluation.
+
+        Raises
+        ------
+        MessageError
+            If a figure is not finite, or no sample was evaluated.
+        """
+        if not (math.isfinite(self.accuracy) and math.isfinite(self.loss)):
+            raise MessageError(f"accuracy = {self.accuracy}, loss = {self.loss}: must be finite")
+        if self.examples < 1 or not 0 <= self.accuracy <= 1:
+            raise MessageError(f"accuracy = {self.accuracy} over {self.examples} examples: impossible")
+        return Evaluation(self.accuracy, self.loss, self.examples)
+
+
+@dataclass(frozen=True)
+class LocalRequest(Payload):
+    """Train on your own data and nothing else."""
+
+    experiment: str
+    round: int
+
+
+@dataclass(frozen=True)
+class LocalReply(_Evaluated):
+    """The evaluation of a client that trained alone."""
+
+
+@dataclass(frozen=True)
+class WeightsRequest(Payload):
+    """Evaluate these weights, then train from them."""
+
+    experiment: str
+    round: int
+    weights: Weights
+
+
+@dataclass(frozen=True)
+class WeightsReply(_Evaluated):
+    """Trained weights, and how many samples they were trained on."""
+
+    trained_on: int
+    weights: Weights
+
+
+@dataclass(frozen=True)
+class SoftLabelRequest(Payload):
+    """Labels of the last round's subset, and the request for predictions on this round's.
+
+    Positions are implied (``used`` and ``requested`` are ``None``) or explicit. Implied ones hold
+    only for a client whose cache has the digest ``base`` and whose versions have ``versions``.
+    """
+
+    experiment: str
+    round: int
+    labels: bytes
+    """Wire rows of the labels sent, in ascending order of their samples."""
+    base: bytes
+    """Digest of the labels that the server believes the client to hold."""
+    versions: bytes
+    """Digest of the server's cache versions, of the labels in use and of the request."""
+    final: bool | None = None
+    """True in the exchange after the last round: distil and evaluate, neither train nor predict."""
+    silent_rounds: bytes | None = None
+    """Rounds so far in which no prediction arrived (index set); absent if there are none."""
+    used: bytes | None = None
+    """Samples that have a label to distil on (index set)."""
+    used_versions: bytes | None = None
+    """Version of each used label: one little-endian int32 if all are alike, else one each."""
+    sent: bytes | None = None
+    """Which of the used labels are among ``labels`` (index set over ``used``); absent: all."""
+    requested: bytes | None = None
+    """Samples to predict (index set)."""
+    reset: bool | None = None
+    """True: forget every label held before."""
+
+
+@dataclass(frozen=True)
+class SoftLabelReply(_Evaluated):
+    """A client's predictions, and what it now holds."""
+
+    cache: bytes
+    """Digest of the client's cache after this exchange."""
+    labels: bytes | None = None
+    """Wire rows of the predictions; absent if the client could not tell what was requested."""
+    indices: bytes | None = None
+    """The samples predicted (index set), where the request named them."""
+    missing: int | None = None
+    """How many of the labels in use the client lacked; absent if none."""
+    lost: bool | None = None
+    """True if implied positions did not hold for this client, so that it used none of the labels sent."""
+
+
+def experiment_of(record: RecordDict) -> str:
+    """Return the experiment a request belongs to; it names the node's state, so it must be a plain name.
+
+    Raises
+    ------
+    MessageError
+        If there is none, or it could lead out of the state's folder.
+    """
+    experiment = _config(record).get("experiment")
+    if not isinstance(experiment, str) or not _PLAIN_NAME.fullmatch(experiment):
+        raise MessageError(f"experiment: {experiment!r} is not a plain name")
+    return experiment
+
+
+def _field_types(cls: type[Payload]) -> dict[str, Any]:
+    hints = get_type_hints(cls)
+    return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
+
+
+def _checked(cls: type[Payload], name: str, kind: Any, value: Any) -> Any:  # noqa: ANN401
+    allowed = get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+    if type(value) not in allowed:
+        expected = " or ".join(t.__name__ for t in allowed if t is not type(None))
+        raise MessageError(f"{cls.__name__}.{name}: expected {expected}, got {type(value).__name__}")
+    return value
+
+
+def _config(record: RecordDict) -> dict[str, Any]:
+    fields = record.get(_FIELDS)
+    if not isinstance(fields, ConfigRecord):
+        raise MessageError(f"record {_FIELDS!r} is missing")
+    return dict(fields)
+
+
+def _weights(record: RecordDict) -> dict[str, Tensor]:
+    arrays = record.get(_WEIGHTS)
+    if not isinstance(arrays, ArrayRecord):
+        raise MessageError(f"record {_WEIGHTS!r} is missing")
+    try:
+        return {name: torch.from_numpy(array.numpy().copy()) for name, array in arrays.items()}
+    except (TypeError, ValueError, EOFError, OSError) as error:
+        raise MessageError(f"record {_WEIGHTS!r} cannot be read: {error}") from error

@@ -1,0 +1,1 @@
+"""The coordinator: read settings → build → run rounds → save → report."""

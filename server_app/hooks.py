@@ -1,0 +1,102 @@
+"""The small things that happen after a round: evaluation, metrics, early stopping."""
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch.utils.tensorboard import SummaryWriter
+
+from data import Samples
+from protocol.settings import EarlyStoppingSettings
+from server_app.rounds import RoundOutcome
+from server_app.run_folder import RunFolder
+from strategies.method import ServerMethod
+from strategies.training import evaluate
+
+log = logging.getLogger("flwr")
+
+
+class EvaluationHook:
+    """Scores the server's model on the server's test samples."""
+
+    def __init__(self, method: ServerMethod, test: Samples) -> None:
+        self._method = method
+        self._test = test
+
+    def after_round(self, outcome: RoundOutcome) -> None:
+        """Add the server's figures; they stay null where the method has no server model."""
+        started = time.perf_counter()
+        model = self._method.model()
+        if model is not None:
+            outcome.server = evaluate(model, self._test)
+        outcome.seconds["evaluate"] = time.perf_counter() - started
+
+
+class EarlyStoppingHook:
+    """Asks to stop once an accuracy has not improved for a number of rounds."""
+
+    def __init__(self, settings: EarlyStoppingSettings, past: Sequence[Mapping[str, Any]] = ()) -> None:
+        self._settings = settings
+        self._best = float("-inf")
+        self._best_round = 0
+        for line in past:
+            self._note(line)
+
+    def after_round(self, outcome: RoundOutcome) -> None:
+        """Compare with the best round so far."""
+        self._note(outcome.line())
+        patience = self._settings.patience
+        if patience and outcome.round - self._best_round >= patience:
+            outcome.stop = (
+                f"{self._settings.metric} has not improved for {patience} rounds "
+                f"(best {self._best:.4f} in round {self._best_round})"
+            )
+
+    def _note(self, line: Mapping[str, Any]) -> None:
+        side, _, figure = self._settings.metric.partition("-")
+        value = line[side][figure]
+        if value is not None and value > self._best:
+            self._best, self._best_round = value, line["round"]
+
+
+class MetricsHook:
+    """Writes the round's line, its TensorBoard events, and a line for people."""
+
+    def __init__(self, folder: RunFolder, resumed_after: int = 0) -> None:
+        self._folder = folder
+        self._events = SummaryWriter(str(_events_folder(folder.path)), purge_step=resumed_after + 1)
+
+    def after_round(self, outcome: RoundOutcome) -> None:
+        """Record the round."""
+        line = outcome.line()
+        self._folder.append_round(line)
+        for group in ("server", "clients", "bytes", "seconds"):
+            for name, value in line[group].items():
+                if value is not None:
+                    self._events.add_scalar(f"{group}/{name}", value, outcome.round)
+        self._events.flush()
+        log.info(_for_people(line))
+
+    def close(self) -> None:
+        """Close the event file."""
+        self._events.close()
+
+
+def _events_folder(run: Path) -> Path:
+    return run / "tensorboard"
+
+
+def _for_people(line: Mapping[str, Any]) -> str:
+    nodes, traffic = line["nodes"], line["bytes"]
+    return (
+        f"Round {line['round']}: {nodes['answered']}/{nodes['asked']} clients, "
+        f"accuracy server {_percent(line['server']['accuracy'])} clients "
+        f"{_percent(line['clients']['accuracy'])}, wire {traffic['wire_up'] / 1e3:.1f} kB up "
+        f"{traffic['wire_down'] / 1e3:.1f} kB down"
+    )
+
+
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{100 * share:.1f} %"

@@ -1,0 +1,170 @@
+"""What a person sees at the end: a table, and a page with pictures."""
+
+import html
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+
+from protocol.files import write_atomically
+from protocol.ledger import Traffic, dsfl_paper_down, dsfl_paper_exchange, soft_label_paper_up
+from protocol.settings import RunSettings
+from server_app.run_folder import RunFolder
+
+Line = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A run in a few figures."""
+
+    settings: RunSettings
+    num_classes: int
+    lines: Sequence[Line]
+    hello: Traffic
+    ending: str
+    """How the run ended: finished, stopped early, stopped by a person, failed."""
+
+    @property
+    def traffic(self) -> Traffic:
+        """All rounds' bytes, without the hellos."""
+        return sum((Traffic(**line["bytes"]) for line in self.lines), Traffic())
+
+    @property
+    def dsfl_paper_bytes(self) -> int:
+        """What DS-FL would have cost in the same exchanges, by its own formula."""
+        subset = self.settings.public.subset_size
+        first = soft_label_paper_up(subset, self.num_classes) + dsfl_paper_down(subset, 0, self.num_classes)
+        later = dsfl_paper_exchange(subset, self.num_classes)
+        asked = ((line["round"], line["nodes"]["asked"]) for line in self.lines)
+        return sum(count * (first if round == 1 else later) for round, count in asked)
+
+    def rows(self) -> list[tuple[str, str]]:
+        """Return the table's rows: what, and how much."""
+        traffic = self.traffic
+        failed = sum(len(line["nodes"]["failed"]) for line in self.lines)
+        rows = [
+            ("run", f"{self.settings.strategy} on {self.settings.data.source}, {self.ending}"),
+            ("rounds", f"{len(self.lines)} of {self.settings.num_rounds}"),
+            ("accuracy of the server", self._accuracy("server")),
+            ("accuracy of the clients", self._accuracy("clients")),
+            ("replies that failed", str(failed)),
+            ("paper bytes up / down", f"{_size(traffic.paper_up)} / {_size(traffic.paper_down)}"),
+            ("wire bytes up / down", f"{_size(traffic.wire_up)} / {_size(traffic.wire_down)}"),
+            ("hellos up / down", f"{_size(self.hello.wire_up)} / {_size(self.hello.wire_down)}"),
+        ]
+        if dsfl := self.dsfl_paper_bytes:
+            rows.append(
+                (
+                    f"against DS-FL ({_size(dsfl)} by its formula)",
+                    f"paper {_saving(traffic.paper, dsfl)}, wire {_saving(traffic.wire, dsfl)}",
+                )
+            )
+        return rows
+
+    def _accuracy(self, side: str) -> str:
+        values = [line[side]["accuracy"] for line in self.lines if line[side]["accuracy"] is not None]
+        if not values:
+            return "–"
+        return f"{100 * values[-1]:.1f} % (best {100 * max(values):.1f} %)"
+
+
+def conclude(folder: RunFolder, summary: Summary) -> str:
+    """Write ``summary.txt`` and ``report.html``; return the table as text."""
+    text = as_text(summary, folder)
+    write_atomically(folder.summary_file, text.encode())
+    write_atomically(folder.report_file, as_page(summary, folder).encode())
+    return text
+
+
+def as_text(summary: Summary, folder: RunFolder) -> str:
+    """Return the table, and where everything lies."""
+    table = Table(show_header=False)
+    for name, value in summary.rows():
+        table.add_row(name, value)
+    console = Console(file=io.StringIO(), width=110, color_system=None)
+    console.print(table)
+    assert isinstance(console.file, io.StringIO)
+    return f"{console.file.getvalue()}Run folder: {folder.path}"
+
+
+def as_page(summary: Summary, folder: RunFolder) -> str:
+    """Return a page that needs nothing but itself: table, curves, failures, settings."""
+    figures = _table(summary.rows())
+    settings = _table([(key, str(value)) for key, value in summary.settings.flat().items()])
+    failures = [
+        (f"round {line['round']}", f"{failure['client']}: {failure['reason']}")
+        for line in summary.lines
+        for failure in line["nodes"]["failed"]
+    ]
+    failed = f"<h2>Replies that failed</h2>{_table(failures)}" if failures else ""
+    return f"""<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><title>{html.escape(folder.experiment)}</title>
+<style>
+body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }}
+td {{ padding: .1rem 1rem .1rem 0; vertical-align: top; }} td:first-child {{ color: #555; }}
+svg {{ max-width: 100%; height: auto; }}
+</style></head><body>
+<h1>{html.escape(folder.experiment)}</h1>
+{figures}{curves(summary.lines) if summary.lines else ""}{failed}
+<h2>Settings</h2>{settings}
+</body></html>
+"""
+
+
+def curves(lines: Sequence[Line]) -> str:
+    """Draw accuracy by round and by wire bytes, as SVG."""
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    by_round, by_bytes = figure.subplots(1, 2, sharey=True)
+    sent = _running_sum([Traffic(**line["bytes"]).wire / 1e6 for line in lines])
+    for side in ("server", "clients"):
+        points = [
+            (line["round"], megabytes, 100 * line[side]["accuracy"])
+            for line, megabytes in zip(lines, sent, strict=True)
+            if line[side]["accuracy"] is not None
+        ]
+        if points:
+            rounds, megabytes, accuracies = zip(*points, strict=True)
+            by_round.plot(rounds, accuracies, label=side)
+            by_bytes.plot(megabytes, accuracies, label=side)
+    by_round.set(xlabel="round", ylabel="accuracy (%)")
+    by_bytes.set(xlabel="wire bytes so far, both directions (MB)")
+    for axes in (by_round, by_bytes):
+        axes.grid(alpha=0.3)
+        axes.legend()
+    drawing = io.StringIO()
+    figure.savefig(drawing, format="svg")
+    text = drawing.getvalue()
+    return text[text.index("<svg") :]
+
+
+def _running_sum(values: Sequence[float]) -> list[float]:
+    total, sums = 0.0, []
+    for value in values:
+        total += value
+        sums.append(total)
+    return sums
+
+
+def _table(rows: Sequence[tuple[str, str]]) -> str:
+    cells = "".join(
+        f"<tr><td>{html.escape(name)}</td><td>{html.escape(value)}</td></tr>" for name, value in rows
+    )
+    return f"<table>{cells}</table>"
+
+
+def _size(count: int) -> str:
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= scale:
+            return f"{count / scale:.2f} {unit}"
+    return f"{count} B"
+
+
+def _saving(count: int, reference: int) -> str:
+    if count > reference:
+        return f"{count / reference:.1f} times as much"
+    return f"{100 * (1 - count / reference):.1f} % saved"

@@ -1,0 +1,139 @@
+"""One run from its settings to its report."""
+
+import logging
+from dataclasses import dataclass
+
+import torch
+from flwr.serverapp import Grid
+from flwr.supercore.exit import add_exit_handler
+
+from data import load_public_pool, load_server_test, load_source
+from models import save_weights
+from protocol.device import choose_device
+from protocol.digests import code_digest
+from protocol.settings import RunSettings
+from server_app.checkpoint import CheckpointHook, CheckpointStore
+from server_app.hooks import EarlyStoppingHook, EvaluationHook, MetricsHook
+from server_app.report import Summary, conclude
+from server_app.rounds import RoundHook, RoundLoop
+from server_app.run_folder import RunFolder
+from strategies import server_method
+from strategies.clock import Clock, WallClock
+from strategies.method import ServerMethod, ServerSide
+from strategies.roster import Roster, Terms
+from strategies.state import StateStore
+from strategies.strategy import MethodStrategy
+
+log = logging.getLogger("flwr")
+
+
+@dataclass(frozen=True)
+class Federation:
+    """What a run is made of, once its settings are read."""
+
+    settings: RunSettings
+    folder: RunFolder
+    side: ServerSide
+    method: ServerMethod
+    roster: Roster
+    strategy: MethodStrategy
+    checkpoints: CheckpointStore
+
+
+def build(settings: RunSettings, simulation: bool, clock: Clock) -> Federation:
+    """Read the data, build the method, open the run folder."""
+    device = choose_device(settings.device)
+    pool, test = load_public_pool(settings), load_server_test(settings)
+    classes = load_source(settings.data.source).num_classes
+    side = ServerSide(settings, pool.to(device), test.to(device), classes, device)
+    folder = RunFolder.open(settings)
+    method = server_method(side, folder.experiment)
+    terms = Terms(folder.experiment, pool.digest, code_digest(), simulation)
+    roster = Roster(terms, method.greet, clock, settings.wait_for_nodes)
+    strategy = MethodStrategy(method, roster, settings, clock)
+    return Federation(settings, folder, side, method, roster, strategy, CheckpointStore(folder.checkpoints))
+
+
+def run(grid: Grid, settings: RunSettings, simulation: bool, clock: Clock | None = None) -> RunFolder:
+    """Run a federation to its end, and leave a table however it ends.
+
+    Parameters
+    ----------
+    simulation : bool
+        Whether the grid's nodes are simulated; real ones must have names.
+    """
+    if simulation:
+        torch.set_num_threads(1)
+    clock = clock or WallClock()
+    federation = build(settings, simulation, clock)
+    folder = federation.folder
+    done = _go_on(federation)
+    log.info("Run folder: %s", folder.path)
+    say_how_it_went = _Epilogue(federation)
+    add_exit_handler(lambda: say_how_it_went("stopped"))
+    metrics = MetricsHook(folder, resumed_after=done)
+    hooks: list[RoundHook] = [
+        EvaluationHook(federation.method, federation.side.test),
+        EarlyStoppingHook(settings.early_stopping, folder.rounds()),
+        metrics,
+        CheckpointHook(federation.checkpoints, federation.method),
+    ]
+    ending = "failed"
+    try:
+        outcome = RoundLoop(federation.strategy, grid, hooks, clock).run(done + 1, settings.num_rounds)
+        ending = "stopped early" if outcome is not None and outcome.stop else "finished"
+        _save_models(federation)
+    finally:
+        metrics.close()
+        say_how_it_went(ending)
+    return folder
+
+
+class _Epilogue:
+    """Writes the report and logs the table, once."""
+
+    def __init__(self, federation: Federation) -> None:
+        self._federation = federation
+        self._said = False
+
+    def __call__(self, ending: str) -> None:
+        if self._said:
+            return
+        self._said = True
+        federation = self._federation
+        summary = Summary(
+            federation.settings,
+            federation.side.num_classes,
+            federation.folder.rounds(),
+            federation.roster.traffic,
+            ending,
+        )
+        log.info("\n%s", conclude(federation.folder, summary))
+
+
+def _go_on(federation: Federation) -> int:
+    """Take up the newest checkpoint, if the folder has one; return the rounds that are done."""
+    checkpoint = federation.checkpoints.newest()
+    folder = federation.folder
+    done = 0 if checkpoint is None else checkpoint.round
+    if checkpoint is not None:
+        federation.method.load_state(checkpoint.state, checkpoint.weights)
+        log.info("Resuming after round %d", done)
+    folder.forget_rounds_after(done)
+    folder.write_settings(federation.settings)
+    return done
+
+
+def _save_models(federation: Federation) -> None:
+    """Save the server's model, and each simulated client's own, as safetensors."""
+    folder, settings = federation.folder, federation.settings
+    folder.models.mkdir(exist_ok=True)
+    model = federation.method.model()
+    if model is not None:
+        facts = {"model": settings.model, "experiment": folder.experiment}
+        save_weights(folder.models / "server.safetensors", model.state_dict(), facts)
+    for name, member in federation.roster.members.items():
+        state = StateStore(folder.clients / name).newest()
+        if state is not None:
+            facts = {"model": member.model, "experiment": folder.experiment, "client": name}
+            save_weights(folder.models / f"{name}.safetensors", state.weights, facts)

@@ -1,0 +1,70 @@
+"""Individual training: every client learns from its own samples alone; the lower end to compare with."""
+
+from collections.abc import Mapping, Sequence
+
+from flwr.app import RecordDict
+from torch import Tensor, nn
+
+from protocol.messages import HelloReply, LocalReply, LocalRequest
+from strategies.local import train_locally
+from strategies.method import ClientSide, Incoming, MethodState, Outgoing
+from strategies.state import ClientState
+
+
+class IndividualServer:
+    """The server half: asks for a round of training and collects the figures; it has no model."""
+
+    final_exchange = False
+
+    def __init__(self, experiment: str) -> None:
+        self._experiment = experiment
+
+    def begin(self, round: int, clients: Sequence[str], final: bool) -> dict[str, Outgoing]:
+        """Ask each client to train."""
+        request = LocalRequest(self._experiment, round)
+        return {client: Outgoing(request.to_record(), paper_down=0) for client in clients}
+
+    def accept(self, client: str, round: int, content: RecordDict) -> Incoming:
+        """Take a client's figures."""
+        return Incoming(LocalReply.from_record(content).evaluation, paper_up=0)
+
+    def finish(self, round: int) -> None:
+        """Nothing to aggregate."""
+
+    def greet(self, hello: HelloReply) -> str:
+        """Nothing to note."""
+        return ""
+
+    def model(self) -> nn.Module | None:
+        """There is no server model."""
+        return None
+
+    def state(self) -> MethodState:
+        """There is nothing to keep."""
+        return MethodState()
+
+    def load_state(self, state: MethodState, weights: Mapping[str, Tensor]) -> None:
+        """There is nothing to take up."""
+
+
+class IndividualClient:
+    """The client half: keeps its own model and trains it a little every round."""
+
+    def __init__(self, client: ClientSide) -> None:
+        self._client = client
+
+    def answer(self, content: RecordDict) -> RecordDict:
+        """Train from the state before the round, evaluate, remember."""
+        request = LocalRequest.from_record(content)
+        client = self._client
+        model = client.new_model()
+        for state in client.store.before(request.round)[:1]:
+            model.load_state_dict(state.weights)
+        train_locally(model, client, request.round)
+        result = client.evaluate(model)
+        client.store.save(ClientState(request.round, model.state_dict()))
+        return LocalReply(result.accuracy, result.loss, result.examples).to_record()
+
+    def state_digests(self) -> list[bytes]:
+        """Return nothing: what is kept is the client's own."""
+        return []

@@ -1,0 +1,140 @@
+"""The two halves of a method: what the server does in a round, and what a client does.
+
+A method knows nothing of Flower's grid, of nodes or of time: it turns clients' names into payloads
+and payloads into a model.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from flwr.app import RecordDict
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from data import ClientData, PublicPool, Samples
+from models import build_model
+from protocol.messages import Evaluation, HelloReply
+from protocol.randomness import derive_seed, torch_generator
+from protocol.settings import RunSettings
+from strategies.state import StateStore
+from strategies.training import evaluate
+
+
+@dataclass(frozen=True)
+class Outgoing:
+    """One client's payload of a round, and what it costs by the paper's formula."""
+
+    content: RecordDict
+    paper_down: int
+
+
+@dataclass(frozen=True)
+class Incoming:
+    """What the server took from one accepted reply."""
+
+    evaluation: Evaluation
+    paper_up: int
+    notes: str = ""
+    """Anything about the exchange that a person should know."""
+
+
+@dataclass(frozen=True)
+class MethodState:
+    """A server half's state in a checkpoint: arrays, and whatever JSON can hold."""
+
+    arrays: Mapping[str, NDArray[np.generic]] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+class ServerMethod(Protocol):
+    """The server half of a method."""
+
+    final_exchange: bool
+    """Whether one more exchange follows the last round."""
+
+    def begin(self, round: int, clients: Sequence[str], final: bool) -> dict[str, Outgoing]:
+        """Return each client's payload for a round."""
+
+    def accept(self, client: str, round: int, content: RecordDict) -> Incoming:
+        """Take one client's reply; raise ``MessageError`` to refuse it whole, leaving no trace.
+
+        A reply to an earlier round is late: it counts for what the client holds, not for the round.
+        """
+
+    def finish(self, round: int) -> None:
+        """End the round: aggregate what was accepted, in an order that does not depend on arrival."""
+
+    def greet(self, hello: HelloReply) -> str:
+        """Take note of a node that says hello; return a remark for the log, or nothing."""
+
+    def model(self) -> nn.Module | None:
+        """Return the server's model, or None if the method has none."""
+
+    def state(self) -> MethodState:
+        """Return what a checkpoint must hold beside the model."""
+
+    def load_state(self, state: MethodState, weights: Mapping[str, Tensor]) -> None:
+        """Go on from a checkpoint."""
+
+
+class ClientMethod(Protocol):
+    """The client half of a method."""
+
+    def answer(self, content: RecordDict) -> RecordDict:
+        """Do a round's work on this node and return the reply's payload."""
+
+    def state_digests(self) -> list[bytes]:
+        """Return the digest of what each kept state shares with the server, newest first."""
+
+
+@dataclass(frozen=True)
+class ServerSide:
+    """What the server half of a method works with."""
+
+    settings: RunSettings
+    pool: PublicPool
+    test: Samples
+    num_classes: int
+    device: torch.device
+
+    def new_model(self) -> nn.Module:
+        """Build the server's model with the initial weights that belong to the run's seed."""
+        seed = derive_seed(self.settings.seed, "model", client="server")
+        return build_model(self.settings.model, self.test.image_shape, self.num_classes, seed).to(self.device)
+
+
+@dataclass(frozen=True)
+class ClientSide:
+    """What the client half of a method works with."""
+
+    settings: RunSettings
+    name: str
+    model_name: str
+    data: ClientData
+    pool: PublicPool
+    store: StateStore
+    device: torch.device
+
+    @property
+    def state_folder(self) -> Path:
+        """Where this client's states lie."""
+        return self.store.folder
+
+    def new_model(self) -> nn.Module:
+        """Build this client's model with the initial weights that belong to its name."""
+        seed = derive_seed(self.settings.seed, "model", client=self.name)
+        return build_model(self.model_name, self.data.train.image_shape, self.data.num_classes, seed).to(
+            self.device
+        )
+
+    def generator(self, purpose: str, round: int) -> torch.Generator:
+        """Return the generator of one purpose of this client in one round."""
+        return torch_generator(self.settings.seed, purpose, round, self.name)
+
+    def evaluate(self, model: nn.Module) -> Evaluation:
+        """Score a model on this client's own test part."""
+        return evaluate(model, self.data.test)

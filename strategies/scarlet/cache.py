@@ -1,0 +1,152 @@
+"""The synchronised cache of soft labels, as server and clients both keep it.
+
+A label stored in round r has age t − r in round t and is *fresh* while its age is at most D. In
+round t predictions are requested only for the samples of the subset P^t that are not fresh. Which
+samples those are, and which version of each label is in use, follows from the seed and from the
+rounds in which no prediction arrived at all; so every machine derives it alike (:class:`Versions`)
+and only the labels themselves travel (:class:`LabelCache`).
+"""
+
+from dataclasses import dataclass
+from typing import Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from protocol.digests import digest_of_arrays, digest_of_hashes, label_hashes
+from protocol.encodings import Rows
+from protocol.randomness import draw_subset
+
+Indices = NDArray[np.int64]
+VersionArray = NDArray[np.int32]
+
+NOT_STORED = 0
+"""Version of a sample without a label; rounds count from 1."""
+
+
+@dataclass(frozen=True)
+class CachePolicy:
+    """What server and clients must agree on to derive the same versions."""
+
+    seed: int
+    pool_size: int
+    subset_size: int
+    duration: int
+    """D, in rounds; with 0 no label is ever fresh, so nothing is reused."""
+    expiry: Literal["refresh", "evict"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one round works on: its subset P^t, and the part of it that clients predict."""
+
+    round: int
+    subset: Indices
+    requested: Indices
+
+
+@dataclass(frozen=True)
+class LabelsInUse:
+    """The samples that have a label to distil on, ascending, and the version of each."""
+
+    indices: Indices
+    versions: VersionArray
+
+    @classmethod
+    def none(cls) -> Self:
+        """No label at all, as before the first round."""
+        return cls(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int32))
+
+
+class Versions:
+    """The round in which each sample's cached label was stored, without the labels.
+
+    Owns ``stored`` (int32, shape (pool_size,)), the labels in use, and the number of the round
+    after whose aggregation they stand so.
+    """
+
+    def __init__(self, policy: CachePolicy, round: int = 0, stored: VersionArray | None = None) -> None:
+        self.policy = policy
+        self.round = round
+        self.stored = np.zeros(policy.pool_size, dtype=np.int32) if stored is None else stored
+        self.in_use = LabelsInUse.none()
+
+    def plan(self) -> Plan:
+        """Plan the next round: the one place where it is decided whether a label is fresh."""
+        round = self.round + 1
+        policy = self.policy
+        subset = draw_subset(policy.seed, round, policy.pool_size, policy.subset_size)
+        stored = self.stored[subset]
+        fresh = (stored != NOT_STORED) & (round - stored <= policy.duration)
+        return Plan(round, subset, subset[~fresh])
+
+    def advance(self, plan: Plan, answered: bool) -> None:
+        """Take note that a planned round is over.
+
+        ``answered`` tells whether any prediction arrived. If none did, the requested samples have
+        no label in this round, and what was stored of them stays as it was, too old to be used.
+        """
+        versions = self.stored[plan.subset]
+        requested = np.isin(plan.subset, plan.requested, assume_unique=True)
+        if answered:
+            versions[requested] = plan.round
+            self._store(plan)
+            self.in_use = LabelsInUse(plan.subset, versions)
+        else:
+            self.in_use = LabelsInUse(plan.subset[~requested], versions[~requested])
+        self.round = plan.round
+
+    def _store(self, plan: Plan) -> None:
+        if self.policy.expiry == "refresh":
+            self.stored[plan.requested] = plan.round
+        else:
+            expired = self.stored[plan.requested] != NOT_STORED
+            self.stored[plan.requested] = np.where(expired, NOT_STORED, plan.round)
+
+    def catch_up(self, round: int, silent_rounds: Indices) -> None:
+        """Replay the rounds up to and including ``round``, of which ``silent_rounds`` had no prediction."""
+        silent = set(silent_rounds.tolist())
+        while self.round < round:
+            plan = self.plan()
+            self.advance(plan, plan.round not in silent)
+
+    def digest(self, plan: Plan) -> bytes:
+        """Return a digest of all that implied positions rest on (8 bytes)."""
+        return digest_of_arrays(self.stored, self.in_use.indices, self.in_use.versions, plan.requested)
+
+
+class LabelCache:
+    """Soft labels as they travelled, by sample: at most one version of each.
+
+    Owns ``versions`` (int32, shape (pool_size,)), ``rows`` (bytes, shape (pool_size, width)) and
+    ``hashes`` (uint64, shape (pool_size,)); a sample that is not held has version 0 and hash 0.
+    """
+
+    def __init__(self, pool_size: int, width: int) -> None:
+        self.versions = np.zeros(pool_size, dtype=np.int32)
+        self.rows = np.zeros((pool_size, width), dtype=np.uint8)
+        self.hashes = np.zeros(pool_size, dtype=np.uint64)
+
+    def put(self, indices: Indices, versions: VersionArray, rows: Rows) -> None:
+        """Hold these labels, in place of older ones of the same samples."""
+        self.versions[indices] = versions
+        self.rows[indices] = rows
+        self.hashes[indices] = label_hashes(indices, versions, rows)
+
+    def holds(self, labels: LabelsInUse) -> NDArray[np.bool_]:
+        """Tell which labels are held in exactly this version, shape (n,)."""
+        return np.asarray(self.versions[labels.indices] == labels.versions)
+
+    def keep_only(self, stored: VersionArray) -> None:
+        """Drop every label that is not the stored version: it will never be used again."""
+        stale = self.versions != stored
+        self.versions[stale] = NOT_STORED
+        self.hashes[stale] = 0
+
+    def held(self) -> Indices:
+        """Return the samples that are held, ascending."""
+        return np.flatnonzero(self.versions)
+
+    def digest(self) -> bytes:
+        """Return the digest of the held labels (8 bytes)."""
+        return digest_of_hashes(self.hashes)

@@ -1,0 +1,160 @@
+"""The client half of SCARLET: distil, train, predict, evaluate, remember."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from flwr.app import RecordDict
+from torch import nn
+
+from protocol.encodings import (
+    LabelEncoding,
+    decode_indices,
+    decode_labels,
+    encode_indices,
+    encode_labels,
+    parse_rows,
+    row_bytes,
+)
+from protocol.messages import SoftLabelReply, SoftLabelRequest
+from strategies.local import train_locally
+from strategies.method import ClientSide
+from strategies.scarlet.cache import CachePolicy, Indices, LabelCache, LabelsInUse, Versions
+from strategies.scarlet.distillation import distil
+from strategies.scarlet.positions import Positions
+from strategies.scarlet.server import without_request
+from strategies.state import ClientState
+from strategies.training import predict
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a client makes of a message: what to distil on, and what to predict."""
+
+    in_use: LabelsInUse
+    requested: Indices | None
+    """None if the client cannot tell what is requested."""
+    lost: bool
+
+
+class SoftLabelClient:
+    """Learns from its own samples and from the labels that all clients' predictions merge into."""
+
+    def __init__(self, client: ClientSide, policy: CachePolicy) -> None:
+        self._client = client
+        self._policy = policy
+        self._encoding: LabelEncoding = client.settings.distillation.labels
+        self._classes = client.data.num_classes
+
+    def answer(self, content: RecordDict) -> RecordDict:
+        """Distil on the labels in use, train, predict what is requested, evaluate."""
+        request = SoftLabelRequest.from_record(content)
+        states = self._client.store.before(request.round)
+        versions = self._catch_up(states, request)
+        cache = self._base(states, request)
+        reading = self._read(request, versions, cache)
+
+        model = self._client.new_model()
+        for newest in states[:1]:
+            model.load_state_dict(newest.weights)
+        missing = self._distil(model, cache, reading.in_use, request.round)
+        labels = None
+        if not request.final:
+            train_locally(model, self._client, request.round)
+            labels = self._predict(model, reading.requested)
+        result = self._client.evaluate(model)
+
+        cache.keep_only(versions.stored)
+        self._client.store.save(_remember(request.round, model, cache, versions))
+        named = None if request.requested is None or labels is None else reading.requested
+        return SoftLabelReply(
+            result.accuracy,
+            result.loss,
+            result.examples,
+            cache.digest(),
+            labels,
+            indices=None if named is None else encode_indices(named, self._policy.pool_size),
+            missing=missing or None,
+            lost=reading.lost or None,
+        ).to_record()
+
+    def state_digests(self) -> list[bytes]:
+        """Return the digest of the cache in each kept state, newest first."""
+        everything = 2**31
+        return [self._cache(state).digest() for state in self._client.store.before(everything)]
+
+    def _catch_up(self, states: list[ClientState], request: SoftLabelRequest) -> Versions:
+        """Derive the versions as they stand before the request's round."""
+        versions = Versions(self._policy)
+        for newest in states[:1]:
+            stored = newest.extra["versions.stored"].numpy().copy()
+            versions = Versions(self._policy, int(newest.facts["versions.round"]), stored)
+        silent = decode_indices(request.silent_rounds or b"d", request.round)
+        versions.catch_up(request.round - 1, silent)
+        return versions
+
+    def _base(self, states: list[ClientState], request: SoftLabelRequest) -> LabelCache:
+        """Choose the cache that the server builds on.
+
+        That is usually the newest. After a lost reply it is the one before, for the server does not
+        know of the labels that came with the message which that reply answered.
+        """
+        if request.reset or not states:
+            return self._cache(None)
+        caches = [self._cache(state) for state in states]
+        return next((cache for cache in caches if cache.digest() == request.base), caches[0])
+
+    def _read(self, request: SoftLabelRequest, versions: Versions, cache: LabelCache) -> Reading:
+        """Put the labels that came into the cache, and say what to distil on and to predict."""
+        explicit = Positions.from_request(request, self._policy.pool_size)
+        if explicit is not None:
+            self._put(cache, explicit.in_use, explicit.sent, request.labels)
+            return Reading(explicit.in_use, explicit.requested, lost=False)
+        plan = without_request(versions.plan()) if request.final else versions.plan()
+        if versions.digest(plan) != request.versions:
+            return Reading(LabelsInUse.none(), None, lost=True)
+        if cache.digest() != request.base:
+            return Reading(versions.in_use, plan.requested, lost=True)
+        lacking = np.flatnonzero(~cache.holds(versions.in_use))
+        self._put(cache, versions.in_use, lacking, request.labels)
+        return Reading(versions.in_use, plan.requested, lost=False)
+
+    def _put(self, cache: LabelCache, in_use: LabelsInUse, sent: Indices, labels: bytes) -> None:
+        rows = parse_rows(labels, len(sent), self._classes, self._encoding)
+        cache.put(in_use.indices[sent], in_use.versions[sent], rows)
+
+    def _distil(self, model: nn.Module, cache: LabelCache, in_use: LabelsInUse, round: int) -> int:
+        """Distil on the labels in use that are held; return how many are not."""
+        held = cache.holds(in_use)
+        indices = in_use.indices[held]
+        labels = decode_labels(cache.rows[indices], self._classes, self._encoding)
+        generator = self._client.generator("distil", round)
+        distil(model, self._client.pool, indices, labels, self._client.settings.distillation, generator)
+        return int((~held).sum())
+
+    def _predict(self, model: nn.Module, requested: Indices | None) -> bytes | None:
+        if requested is None:
+            return None
+        if len(requested) == 0:
+            return b""
+        predictions = predict(model, self._client.pool.inputs[torch.tensor(requested)])
+        return encode_labels(predictions, self._encoding).tobytes()
+
+    def _cache(self, state: ClientState | None) -> LabelCache:
+        cache = LabelCache(self._policy.pool_size, row_bytes(self._classes, self._encoding))
+        if state is not None:
+            held = (state.extra[f"cache.{part}"].numpy() for part in ("indices", "versions", "rows"))
+            cache.put(*held)
+        return cache
+
+
+def _remember(round: int, model: nn.Module, cache: LabelCache, versions: Versions) -> ClientState:
+    held = cache.held()
+    extra = {
+        "cache.indices": held,
+        "cache.versions": cache.versions[held],
+        "cache.rows": cache.rows[held],
+        "versions.stored": versions.stored,
+    }
+    tensors = {name: torch.from_numpy(array) for name, array in extra.items()}
+    return ClientState(round, model.state_dict(), tensors, {"versions.round": str(versions.round)})

@@ -1,0 +1,48 @@
+"""Learning from soft labels, which clients and server do alike."""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from data import PublicPool
+from protocol.settings import DistillationSettings
+from strategies.training import fit
+
+
+def distillation_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return KL(ẑ ‖ softmax f(x)) in nats, mean over samples, temperature 1, no cross-entropy mixed in.
+
+    Parameters
+    ----------
+    logits, labels : Tensor
+        Shape (batch, classes); each row of ``labels`` sums to 1.
+    """
+    return F.kl_div(F.log_softmax(logits, dim=1), labels, reduction="batchmean")
+
+
+def distil(
+    model: nn.Module,
+    pool: PublicPool,
+    indices: NDArray[np.int64],
+    labels: Tensor,
+    settings: DistillationSettings,
+    generator: torch.Generator,
+) -> None:
+    """Train a model in place towards the labels of some public samples.
+
+    Parameters
+    ----------
+    indices : NDArray[np.int64]
+        The samples' places in the pool, shape (n,); with none, nothing happens.
+    labels : Tensor
+        Probabilities, shape (n, classes).
+    """
+    inputs = pool.inputs[torch.tensor(indices)]
+    labels = labels.to(inputs.device)
+
+    def loss(batch: Tensor) -> Tensor:
+        return distillation_loss(model(inputs[batch]), labels[batch])
+
+    fit(model, loss, len(indices), settings, generator)

@@ -1,0 +1,73 @@
+"""What a node remembers between rounds of one experiment: its model, and what its method adds."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from torch import Tensor
+
+from models import load_weights, save_weights
+
+_FILE = re.compile(r"round-(\d{6})\.safetensors")
+_KEPT = 2
+
+
+_MODEL = "model."
+
+
+@dataclass(frozen=True)
+class ClientState:
+    """The state of a client after a round: its model's weights, and what its method adds."""
+
+    round: int
+    weights: Mapping[str, Tensor]
+    extra: Mapping[str, Tensor] = field(default_factory=dict)
+    facts: Mapping[str, str] = field(default_factory=dict)
+
+
+class StateStore:
+    """A client's states on disk, one safetensors file a round, each written atomically.
+
+    The last two are kept. A message that is repeated for round t (by a server that was killed and
+    resumed) so starts from the same state as the first time, the one after round t − 1.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def before(self, round: int) -> list[ClientState]:
+        """Return the states kept from before a round, newest first."""
+        return [self._load(kept) for kept in self._rounds() if kept < round]
+
+    def newest(self) -> ClientState | None:
+        """Return the newest state, if any."""
+        return next((self._load(kept) for kept in self._rounds()), None)
+
+    def save(self, state: ClientState) -> None:
+        """Write the state after a round, then drop the states that nothing can ask for any more."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        weights = {_MODEL + name: tensor for name, tensor in state.weights.items()}
+        save_weights(self._file(state.round), {**weights, **state.extra}, state.facts)
+        for kept in self._rounds():
+            if kept > state.round:
+                self._file(kept).unlink()
+        for kept in self._rounds()[_KEPT:]:
+            self._file(kept).unlink()
+
+    def _load(self, round: int) -> ClientState:
+        tensors, facts = load_weights(self._file(round))
+        weights = {
+            name.removeprefix(_MODEL): tensors.pop(name) for name in list(tensors) if name.startswith(_MODEL)
+        }
+        return ClientState(round, weights, tensors, facts)
+
+    def _file(self, round: int) -> Path:
+        return self.folder / f"round-{round:06d}.safetensors"
+
+    def _rounds(self) -> list[int]:
+        """Return the rounds kept, newest first."""
+        if not self.folder.is_dir():
+            return []
+        found = (_FILE.fullmatch(file.name) for file in self.folder.iterdir())
+        return sorted((int(match[1]) for match in found if match), reverse=True)

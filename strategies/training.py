@@ -1,0 +1,99 @@
+"""The one training loop and the one evaluation loop: a method differs in its loss, not in its loop."""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from data import Samples, batches
+from protocol.messages import Evaluation
+
+EVALUATION_BATCH = 500
+
+
+class FitSettings(Protocol):
+    """What the loop needs to know; ``TrainSettings`` and ``DistillationSettings`` provide it."""
+
+    @property
+    def epochs(self) -> int:
+        """Passes over the samples."""
+
+    @property
+    def batch_size(self) -> int:
+        """Samples a step."""
+
+    @property
+    def learning_rate(self) -> float:
+        """SGD's learning rate."""
+
+
+def fit(
+    model: nn.Module,
+    batch_loss: Callable[[Tensor], Tensor],
+    samples: int,
+    settings: FitSettings,
+    generator: torch.Generator,
+    momentum: float = 0.0,
+    weight_decay: float = 0.0,
+) -> None:
+    """Train a model in place by plain SGD.
+
+    Parameters
+    ----------
+    batch_loss : callable
+        The mean loss of the samples at the given indices, int64 of shape (batch,).
+    samples : int
+        How many samples there are; with none, nothing happens.
+
+    Raises
+    ------
+    FloatingPointError
+        If the loss is not finite at the end.
+    """
+    if samples == 0:
+        return
+    optimizer = torch.optim.SGD(
+        model.parameters(), settings.learning_rate, momentum=momentum, weight_decay=weight_decay
+    )
+    model.train()
+    for _ in range(settings.epochs):
+        for indices in batches(samples, settings.batch_size, generator):
+            optimizer.zero_grad()
+            loss = batch_loss(indices)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+    if not math.isfinite(loss.item()):
+        raise FloatingPointError(f"training diverged: loss = {loss.item()}, try a smaller learning-rate")
+
+
+@torch.no_grad()
+def predict(model: nn.Module, inputs: Tensor) -> Tensor:
+    """Return class probabilities, float32 of shape (n, classes), network in eval mode."""
+    with _eval_mode(model):
+        logits = [model(part) for part in torch.split(inputs, EVALUATION_BATCH)]
+    return torch.softmax(torch.cat(logits).float(), dim=1)
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, samples: Samples) -> Evaluation:
+    """Score a model on held-out samples: accuracy in [0, 1] and mean cross-entropy."""
+    with _eval_mode(model):
+        logits = torch.cat([model(part) for part in torch.split(samples.inputs, EVALUATION_BATCH)]).float()
+    correct = (logits.argmax(dim=1) == samples.targets).float().mean().item()
+    loss = F.cross_entropy(logits, samples.targets).item()
+    return Evaluation(correct, loss, len(samples))
+
+
+@contextmanager
+def _eval_mode(model: nn.Module) -> Iterator[None]:
+    """Switch dropout and batch statistics off, and back to what they were."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)

@@ -1,0 +1,143 @@
+from collections import Counter
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data.federation import load_client_data, load_public_pool, load_server_test, split_parts
+from data.pool import digest
+from data.sources import load_source
+from protocol.errors import DataError
+from protocol.settings import DataSettings, PublicSettings, RunSettings
+
+SPLITS = ["iid", "dirichlet", "dirichlet-unequal", "pathological"]
+CLIENTS = 10
+
+
+def run_settings(seed=0, public_size=600, **data):
+    return RunSettings(
+        seed=seed, data=DataSettings(**data), public=PublicSettings(size=public_size, subset_size=1)
+    )
+
+
+def parts_of(seed=0, public_size=600, test_size=300):
+    source = load_source("digits")
+    return split_parts(
+        source,
+        DataSettings(server_test_size=test_size),
+        PublicSettings(size=public_size, subset_size=1),
+        seed,
+    )
+
+
+def clients_of(settings, clients=CLIENTS):
+    return [load_client_data(settings, client, clients) for client in range(clients)]
+
+
+def images(inputs):
+    """Count the images by their bytes; no two of the digits are the same."""
+    return Counter(image.numpy().tobytes() for image in inputs)
+
+
+def class_shares(targets):
+    return torch.bincount(targets, minlength=10) / len(targets)
+
+
+def distance(targets, others):
+    """Total variation distance between the class shares of two sets of samples, 0 to 1."""
+    return float((class_shares(targets) - class_shares(others)).abs().sum() / 2)
+
+
+@settings(deadline=None)  # the first example loads the digits
+@given(public_size=st.integers(1, 1000), test_size=st.integers(1, 793), seed=st.integers(0, 2**40))
+def test_the_parts_never_overlap_and_use_each_sample(public_size, test_size, seed):
+    parts = parts_of(seed, public_size, test_size)
+    assert (len(parts.public), len(parts.server_test)) == (public_size, test_size)
+    together = torch.cat([parts.public, parts.server_test, parts.private])
+    assert together.sort().values.equal(torch.arange(1797))
+
+
+def test_the_parts_follow_from_the_seed():
+    first, again, other = parts_of(1), parts_of(1), parts_of(2)
+    assert first.public.equal(again.public)
+    assert first.private.equal(again.private)
+    assert not first.public.equal(other.public)
+
+
+def test_parts_that_leave_nothing_to_the_clients_are_refused():
+    expected = r"public\.size = 1000 and data\.server-test-size = 794: .* at most 1793, .* digits has 1797"
+    with pytest.raises(DataError, match=expected):
+        parts_of(public_size=1000, test_size=794)
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_everyone_together_holds_each_image_once(split):
+    run = run_settings(split=split)
+    held = images(load_public_pool(run).inputs) + images(load_server_test(run).inputs)
+    for client in clients_of(run):
+        held += images(client.train.inputs) + images(client.test.inputs)
+    assert held == images(load_source("digits").samples.inputs)
+    assert set(held.values()) == {1}
+
+
+def test_each_image_keeps_its_class():
+    source = load_source("digits").samples
+    classes = {
+        image.numpy().tobytes(): target for image, target in zip(source.inputs, source.targets, strict=True)
+    }
+    run = run_settings()
+    client = load_client_data(run, 3, CLIENTS)
+    for samples in (client.train, client.test, load_server_test(run)):
+        held = [classes[image.numpy().tobytes()] for image in samples.inputs]
+        assert samples.targets.tolist() == held
+
+
+def test_a_client_knows_the_classes_of_the_whole_data_set():
+    assert load_client_data(run_settings(split="pathological"), 0, CLIENTS).num_classes == 10
+
+
+@pytest.mark.parametrize("fraction", [0.1, 0.2, 0.5])
+def test_a_client_tests_on_its_share(fraction):
+    for client in clients_of(run_settings(client_test_fraction=fraction)):
+        total = len(client.train) + len(client.test)
+        assert len(client.test) == pytest.approx(fraction * total, abs=0.51)
+
+
+@pytest.mark.parametrize(("fraction", "train", "test"), [(0.01, 3, 1), (0.99, 2, 2)])
+def test_the_smallest_client_has_two_samples_to_train_on_and_one_to_test_on(fraction, train, test):
+    run = run_settings(split="iid", client_test_fraction=fraction, public_size=1797 - 300 - 8)
+    for client in clients_of(run, clients=2):
+        assert (len(client.train), len(client.test)) == (train, test)
+
+
+@pytest.mark.parametrize("split", ["dirichlet", "dirichlet-unequal", "pathological"])
+def test_a_client_tests_on_classes_like_those_it_trains_on(split):
+    run = run_settings(split=split)
+    clients = clients_of(run)
+    everyone = torch.cat([client.train.targets for client in clients])
+    to_itself = sum(distance(client.test.targets, client.train.targets) for client in clients)
+    to_everyone = sum(distance(client.test.targets, everyone) for client in clients)
+    assert to_itself < 0.5 * to_everyone
+
+
+def test_what_a_client_holds_follows_from_the_seed():
+    first, again = (load_client_data(run_settings(seed=7), 2, CLIENTS) for _ in range(2))
+    other = load_client_data(run_settings(seed=8), 2, CLIENTS)
+    assert first.train.inputs.equal(again.train.inputs)
+    assert first.test.inputs.equal(again.test.inputs)
+    assert images(first.train.inputs) != images(other.train.inputs)
+
+
+def test_the_server_tests_on_as_many_samples_as_asked():
+    assert len(load_server_test(run_settings(server_test_size=123))) == 123
+
+
+def test_the_public_pool_has_the_size_asked_and_its_digest():
+    pool = load_public_pool(run_settings(public_size=321))
+    assert len(pool) == 321
+    assert pool.digest == digest(pool.inputs)
+
+
+def test_pools_of_other_seeds_have_other_digests():
+    assert load_public_pool(run_settings(seed=1)).digest != load_public_pool(run_settings(seed=2)).digest

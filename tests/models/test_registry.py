@@ -1,0 +1,71 @@
+import pytest
+import torch
+from torch import nn
+
+from models import build_model, count_parameters
+from models.registry import MODEL_BUILDERS
+from protocol.errors import SettingsError
+from protocol.settings import MODEL_NAMES
+
+SHAPES = [(channels, side, side) for channels in (1, 3) for side in (8, 28, 32)]
+
+
+def test_every_name_that_settings_allow_has_a_builder_and_no_other():
+    assert set(MODEL_BUILDERS) == set(MODEL_NAMES)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("name", MODEL_NAMES)
+def test_images_become_finite_logits_and_every_parameter_gets_a_gradient(name, shape):
+    model = build_model(name, shape, num_classes=7, seed=0)
+    images = torch.rand(2, *shape, generator=torch.Generator().manual_seed(0))
+
+    logits = model(images)
+    logits.logsumexp(dim=1).sum().backward()
+
+    assert logits.shape == (2, 7)
+    assert logits.isfinite().all()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("name", MODEL_NAMES)
+def test_same_seed_gives_the_same_weights_and_another_seed_others(name):
+    first, second, other = (build_model(name, (1, 8, 8), 10, seed).state_dict() for seed in (3, 3, 4))
+
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    assert any(not torch.equal(first[key], other[key]) for key in first)
+
+
+@pytest.mark.parametrize("name", MODEL_NAMES)
+def test_weights_do_not_depend_on_the_global_generator_and_leave_it_alone(name):
+    torch.manual_seed(1)
+    first = build_model(name, (1, 8, 8), 10, seed=0).state_dict()
+    torch.manual_seed(2)
+    before = torch.random.get_rng_state()
+
+    second = build_model(name, (1, 8, 8), 10, seed=0).state_dict()
+
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_building_does_not_reseed_cuda(monkeypatch):
+    def refuse(_seed):
+        raise AssertionError("the CUDA generators were reseeded")
+
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", refuse)
+    monkeypatch.setattr(torch.cuda, "manual_seed", refuse)
+
+    build_model("cnn", (1, 8, 8), 10, seed=0)
+
+
+def test_unknown_name_is_refused_with_what_is_allowed():
+    with pytest.raises(SettingsError) as refusal:
+        build_model("vgg", (1, 8, 8), 10, seed=0)
+
+    assert "'vgg'" in str(refusal.value)
+    assert all(name in str(refusal.value) for name in MODEL_NAMES)
+
+
+def test_parameters_are_counted_and_buffers_are_not():
+    assert count_parameters(nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))) == 3 * 4 + 4 + 2 * 4
