@@ -1,6 +1,5 @@
 """A network's weights at rest, in a file that is whole or absent, and their mean over clients."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from protocol.errors import ResumeError
+from protocol.files import write_atomically
 
 
 def save_weights(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
@@ -37,7 +37,8 @@ def save_weights(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str,
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in state.items()
     }
-    _replace_file(path, safetensors.torch.save(tensors, dict(metadata)))
+    # None for no metadata: of an empty dict and no tensors safetensors makes a file it cannot read.
+    write_atomically(path, safetensors.torch.save(tensors, dict(metadata) or None))
 
 
 def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -76,10 +77,13 @@ class WeightedMean:
     with a weight below 2**29 fits float64's 53 bits. Take one position of one tensor: let the smallest
     non-zero value there lie in [2**a, 2**(a+1)) and the largest below 2**(a+1+s), and let all weights
     add up to at most 2**t. All products are then multiples of 2**(a-23), and no partial sum exceeds
-    2**(a+1+s+t): that is exact when s + t <= 29. A million samples in all (t = 20) so leave room
-    for values that differ 512-fold in magnitude (s = 9). Beyond it, the last bit of a float64 sum may depend
-    on the order; it reaches the float32 result only where the mean lies that close to the middle of two
-    float32 numbers. (Below 2**-126 values are multiples of 2**-149, and a = -126 applies.)
+    2**(a+1+s+t): that is exact when s + t <= 29. A million samples in all (t = 20) so leave room for
+    values that differ 512-fold in magnitude (s = 9). (Below 2**-126 float32 numbers are multiples of
+    2**-149; there take a = -126.)
+
+    Outside that range the last bits of a float64 sum may depend on the order. The float32 result then
+    still seldom does: only where the mean lies within that error of the middle of two float32 numbers,
+    or where values cancel to less than about 2**-29 of their size.
 
     Parameters
     ----------
@@ -93,6 +97,11 @@ class WeightedMean:
         self._total = 0
         if reference is not None:
             self._start(reference)
+
+    @property
+    def total_weight(self) -> int:
+        """The weights added so far, together; 0 if there are none."""
+        return self._total
 
     def add(self, state: Mapping[str, Tensor], weight: int) -> None:
         """Take in one state.
@@ -133,7 +142,7 @@ class WeightedMean:
         if self._total == 0:
             raise ValueError("the mean of no states is undefined: add one first")
         return {
-            name: _round_to(total / self._total, self._dtypes[name]) for name, total in self._sums.items()
+            name: _round_to(dtype, self._sums[name] / self._total) for name, dtype in self._dtypes.items()
         }
 
     def _start(self, reference: Mapping[str, Tensor]) -> None:
@@ -155,26 +164,3 @@ def _round_to(dtype: torch.dtype, values: Tensor) -> Tensor:
 
 def _describe(dtype: torch.dtype, tensor: Tensor) -> str:
     return f"{dtype} of shape {tuple(tensor.shape)}"
-
-
-def _replace_file(path: Path, content: bytes) -> None:
-    """Put the content at the path in one step that survives a loss of power."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename within the folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

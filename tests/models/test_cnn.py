@@ -28,7 +28,7 @@ def test_output_for_a_sample_does_not_depend_on_the_rest_of_the_batch():
     model = build_model("cnn", (1, 8, 8), 10, seed=0)
     images = torch.randn(5, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 
-    torch.testing.assert_close(model(images)[:1], model(images[:1]))
+    assert torch.allclose(model(images)[:1], model(images[:1]), atol=1e-5)
 
 
 def test_plain_sgd_on_800_digits_exceeds_95_percent_after_ten_epochs():

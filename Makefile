@@ -1,0 +1,48 @@
+# `make run` is all one needs; every target makes what it stands on.
+
+VENV    := .venv
+BIN     := $(CURDIR)/$(VENV)/bin
+PYTHON  ?= python3
+STAMP   := $(VENV)/.ready
+
+# A local SuperLink re-installs an app's dependencies at each run unless told not to, and its workers put
+# the folder it was started in before the app: so it is started with this setting, in an empty folder.
+FLWR = mkdir -p $(CURDIR)/$(VENV)/empty && cd $(CURDIR)/$(VENV)/empty && PATH="$(BIN):$$PATH" \
+       FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION=1 FLWR_TELEMETRY_ENABLED=0 FLWR_DISABLE_UPDATE_CHECK=1 flwr
+ONE_CPU_PER_CLIENT = --federation-config "client-resources-num-cpus=1"
+
+.PHONY: setup run smoke test lint lock stop clean
+
+setup: $(STAMP)
+
+$(STAMP): requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")'
+	@if command -v uv >/dev/null; then uv venv --quiet --clear --python $(PYTHON) $(VENV); \
+	  else $(PYTHON) -m venv --clear $(VENV) && $(BIN)/python -m pip install --quiet uv; fi
+	@PATH="$(BIN):$$PATH" uv pip install --quiet --python $(BIN)/python --requirement requirements.lock
+	@touch $@
+
+run: $(STAMP)  ## SCARLET on digits, with Flower's default of two simulated nodes
+	$(FLWR) run $(CURDIR) --stream $(ONE_CPU_PER_CLIENT)
+
+smoke: $(STAMP)  ## the shortest run that shows everything
+	$(FLWR) run $(CURDIR) --stream $(ONE_CPU_PER_CLIENT) --run-config $(CURDIR)/recipes/smoke.toml
+
+test: $(STAMP)
+	PATH="$(BIN):$$PATH" OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+lock:  ## pin the newest versions that fit pyproject.toml: names and versions, no addresses
+	uv pip compile pyproject.toml --group dev --python-version 3.11 --universal \
+	  --no-emit-index-url --no-annotate --no-header --upgrade --output-file requirements.lock
+
+stop: $(STAMP)  ## end the local SuperLink that `flwr run` leaves running
+	@pids=$$(pgrep -f "flower-superlink .*--port $${FLWR_LOCAL_SUPERLINK_HTTP_API_PORT:-39091}" || true); \
+	  if [ -n "$$pids" ]; then kill $$pids && echo "stopped $$pids"; else echo "no local SuperLink is running"; fi
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
