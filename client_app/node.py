@@ -83,9 +83,14 @@ class Node:
     def _state_folder(self, experiment: str) -> Path:
         node = self.settings
         if node.simulated and not node.state_dir:
-            return self.run.output_path / experiment / "clients" / node.name
+            return self._runs() / experiment / "clients" / node.name
         root = Path(node.state_dir) if node.state_dir else STATE_FOLDER
         return root.expanduser() / experiment / node.name
+
+    def _runs(self) -> Path:
+        """Where the run's folder lies: one that is resumed by its path may lie anywhere."""
+        resume = self.run.resume
+        return self.run.output_path if resume in ("", "auto") else Path(resume).expanduser().parent
 
 
 @lru_cache(maxsize=4)

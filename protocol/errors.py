@@ -24,5 +24,9 @@ class FederationError(MotleyError):
     """The federation cannot go on: too few clients, or too few replies."""
 
 
+class RunStoppedError(MotleyError):
+    """The run was told to stop; what it had done by then is saved."""
+
+
 class ResumeError(MotleyError):
     """There is no usable checkpoint where the settings say to resume from."""

@@ -80,6 +80,11 @@ class HelloReply(Payload):
     state_digests: bytes
     """Digests (8 bytes each) of the soft labels in the states the node kept, newest first; none: empty."""
 
+    def __post_init__(self) -> None:
+        """Refuse a name that could lead out of a folder."""
+        if not _PLAIN_NAME.fullmatch(self.client):
+            raise MessageError(f"client: {self.client!r} is not a plain name")
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -232,5 +237,5 @@ def _weights(record: RecordDict) -> dict[str, Tensor]:
         raise MessageError(f"record {_WEIGHTS!r} is missing")
     try:
         return {name: torch.from_numpy(array.numpy().copy()) for name, array in arrays.items()}
-    except (TypeError, ValueError, EOFError, OSError) as error:
+    except Exception as error:  # of foreign bytes NumPy lets through whatever its parsers raise
         raise MessageError(f"record {_WEIGHTS!r} cannot be read: {error}") from error

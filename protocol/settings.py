@@ -6,29 +6,53 @@ those under ``[tool.flwr.app.config]`` in ``pyproject.toml`` are the same; a tes
 """
 
 import json
-from collections.abc import Mapping
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 from protocol.errors import SettingsError
 
 ModelName = Literal["cnn", "resnet20", "resnet32", "resnet18"]
 MODEL_NAMES: tuple[str, ...] = get_args(ModelName)
 
+_CLIENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
 
 def _kebab(name: str) -> str:
     return name.replace("_", "-")
 
 
+def _is_absolute(path: str) -> bool:
+    return os.path.isabs(os.path.expanduser(path))  # Path.expanduser raises for an unknown ~user
+
+
 def _absolute(path: str) -> str:
-    if path and not Path(path).expanduser().is_absolute():
+    if path and not _is_absolute(path):
         raise ValueError(
             "must be an absolute path or start with ~: a relative one would depend on the folder "
             "in which the SuperLink happened to be started"
         )
     return path
+
+
+def _place_to_resume(place: str) -> str:
+    if place not in ("", "auto") and not _is_absolute(place):
+        raise ValueError('must be "", "auto" or an absolute path (~ is allowed)')
+    return place
+
+
+def _client_name(name: str) -> str:
+    if name and not _CLIENT_NAME.fullmatch(name):
+        raise ValueError(
+            "must begin with a letter or a digit and hold only letters, digits, dots, dashes and "
+            "underscores, 64 at most: it names a folder"
+        )
+    return name
 
 
 def _model_names(names: str) -> str:
@@ -39,6 +63,8 @@ def _model_names(names: str) -> str:
 
 
 AbsolutePath = Annotated[str, AfterValidator(_absolute)]
+ResumePlace = Annotated[str, AfterValidator(_place_to_resume)]
+ClientName = Annotated[str, AfterValidator(_client_name)]
 ModelNames = Annotated[str, AfterValidator(_model_names)]
 Count = Annotated[int, Field(ge=1)]
 CountOrZero = Annotated[int, Field(ge=0)]
@@ -119,7 +145,7 @@ class DistillationSettings(_Table):
 class ScarletSettings(_Table):
     """SCARLET's own parameters (table ``scarlet``)."""
 
-    beta: Positive = Field(1.5, description="Enhanced ERA's exponent; above 1 sharpens")
+    beta: Positive = Field(2.0, description="Enhanced ERA's exponent; above 1 sharpens")
     cache_duration: CountOrZero = Field(20, description="rounds D for which a label stays fresh")
     expiry: Literal["refresh", "evict"] = Field(
         "refresh", description="what a label that is too old becomes: replaced, or forgotten"
@@ -156,7 +182,7 @@ class RunSettings(_Table):
     models: ModelNames = Field("", description="networks dealt out over clients in turn: `cnn,resnet20`")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where tensors live")
     output_dir: AbsolutePath = Field("~/motley/runs", description="where run folders go")
-    resume: str = Field("", description="`auto`, or the path of a run folder to go on with")
+    resume: ResumePlace = Field("", description="`auto`, or the path of a run folder to go on with")
     data: DataSettings = DataSettings()
     public: PublicSettings = PublicSettings()
     train: TrainSettings = TrainSettings()
@@ -173,17 +199,6 @@ class RunSettings(_Table):
                 f'models = "{self.models}": strategy fedavg averages weights, so every client must '
                 f'run model = "{self.model}"'
             )
-        return self
-
-    @model_validator(mode="after")
-    def _resume_is_a_place(self) -> Self:
-        if self.resume not in ("", "auto"):
-            try:
-                _absolute(self.resume)
-            except ValueError as error:
-                raise ValueError(
-                    f'resume = "{self.resume}": must be "", "auto" or an absolute path (~ is allowed)'
-                ) from error
         return self
 
     @property
@@ -210,26 +225,25 @@ class RunSettings(_Table):
 class NodeSettings(_Table):
     """What a node says of itself in its ``--node-config``."""
 
-    client_name: Annotated[str, Field(pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]*)?$", max_length=64)] = Field(
-        "", description="the node's lasting name; required on a real node"
-    )
+    client_name: ClientName = Field("", description="the node's lasting name; required on a real node")
     partition_id: CountOrZero | None = Field(None, description="which part of the source is its own")
     num_partitions: Count | None = Field(None, description="parts the source is split into")
     model: ModelName | None = Field(None, description="the network this node trains")
     state_dir: AbsolutePath = Field("", description="where the node keeps its model and its cache")
     device: Literal["auto", "cpu", "cuda"] | None = Field(None, description="overrides the run's device")
-
     threads: Count | None = Field(None, description="CPU threads; 1 in a simulation, else torch's default")
 
     @model_validator(mode="after")
     def _partition_is_whole(self) -> Self:
-        if (self.partition_id is None) != (self.num_partitions is None):
-            raise ValueError("partition-id and num-partitions go together")
-        if not self.client_name and self.partition_id is None:
-            raise ValueError('client-name = "": a real node needs a name that it keeps, e.g. "hospital-a"')
         part, parts = self.partition_id, self.num_partitions
+        if part is not None and parts is None:
+            raise ValueError(f"partition-id = {part}: needs num-partitions, the number of parts, as well")
+        if parts is not None and part is None:
+            raise ValueError(f"num-partitions = {parts}: needs partition-id, from 0 to {parts - 1}, as well")
         if part is not None and parts is not None and part >= parts:
             raise ValueError(f"partition-id = {part}: must be below num-partitions = {parts}")
+        if not self.client_name and part is None:
+            raise ValueError('client-name = "": a real node needs a name that it keeps, e.g. "hospital-a"')
         return self
 
     @property
@@ -264,24 +278,38 @@ _T = TypeVar("_T", bound=_Table)
 
 def _parse(table: type[_T], config: Mapping[str, Any]) -> _T:
     try:
-        return table.model_validate(_unflatten(config))
+        return table.model_validate(_unflatten(config), by_alias=True, by_name=False)
     except ValidationError as error:
-        raise SettingsError(_explain(error)) from None
+        raise _refusal(_explain(table, fault) for fault in error.errors()) from None
 
 
-def _explain(error: ValidationError) -> str:
-    """Say of each fault which key, which value and what is allowed."""
-    lines = []
-    for fault in error.errors():
-        key = ".".join(str(part) for part in fault["loc"])
-        message = fault["msg"].removeprefix("Value error, ")
-        if fault["type"] == "extra_forbidden":
-            message = "there is no such setting"
-        if fault["type"] == "value_error" and isinstance(fault["input"], (dict, _Table)):
-            lines.append(message)
-        else:
-            lines.append(f"{key} = {json.dumps(fault['input'], default=str)}: {message}")
-    return "wrong settings\n" + "\n".join(f"  {line}" for line in lines)
+def _refusal(lines: Iterable[str]) -> SettingsError:
+    return SettingsError("wrong settings\n" + "\n".join(f"  {line}" for line in lines))
+
+
+def _explain(table: type[_Table], fault: ErrorDetails) -> str:
+    """Say of a fault which key, which value and what is allowed."""
+    *tables, last = (str(part) for part in fault["loc"] or ("",))
+    message = fault["msg"].removeprefix("Value error, ")
+    if fault["type"] == "value_error" and isinstance(fault["input"], dict):
+        return message  # of a whole table: it names the keys itself
+    if fault["type"] == "extra_forbidden":
+        message = f"there is no such setting; there are {_known_keys(table, tables)}"
+    elif fault["type"] == "model_type":
+        message = f"this is a table, whose settings are {_known_keys(table, [*tables, last])}"
+    return f"{'.'.join([*tables, last])} = {_shown(fault['input'])}: {message}"
+
+
+def _known_keys(table: type[_Table], tables: Sequence[str]) -> str:
+    """List the keys of the table at a place in the tree, with that place."""
+    place: Any = table
+    for name in tables:
+        place = next(field.annotation for field in place.model_fields.values() if field.alias == name)
+    return ", ".join(".".join([*tables, field.alias]) for field in place.model_fields.values())
+
+
+def _shown(value: object) -> str:
+    return json.dumps(value, default=str, ensure_ascii=False)
 
 
 def _unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
@@ -291,6 +319,8 @@ def _unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
         table = tree
         for name in tables:
             table = table.setdefault(name, {})
+            if not isinstance(table, dict):
+                raise _refusal([f"{key} = {_shown(value)}: {name} = {_shown(table)} is no table"])
         table[last] = value
     return tree
 

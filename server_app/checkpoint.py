@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
@@ -74,7 +75,7 @@ class CheckpointStore:
             path = self._path(round)
             try:
                 return _load(path)
-            except (OSError, ValueError, KeyError, ResumeError) as error:
+            except (OSError, ValueError, KeyError, SafetensorError, ResumeError) as error:
                 faults.append(f"{path}: {error}")
         if faults:
             raise ResumeError("no checkpoint can be read: " + "; ".join(faults))

@@ -41,24 +41,32 @@ class EarlyStoppingHook:
         self._settings = settings
         self._best = float("-inf")
         self._best_round = 0
+        self._round = 0
         for line in past:
             self._note(line)
 
     def after_round(self, outcome: RoundOutcome) -> None:
-        """Compare with the best round so far."""
-        self._note(outcome.line())
+        """Compare with the best round so far; the final exchange is past stopping."""
+        if not outcome.final:
+            self._note(outcome.line())
+            outcome.stop = self.reason()
+
+    def reason(self) -> str:
+        """Say why the run should end after the last round seen; empty to go on."""
         patience = self._settings.patience
-        if patience and outcome.round - self._best_round >= patience:
-            outcome.stop = (
-                f"{self._settings.metric} has not improved for {patience} rounds "
-                f"(best {self._best:.4f} in round {self._best_round})"
-            )
+        if not (patience and self._best_round) or self._round - self._best_round < patience:
+            return ""
+        return (
+            f"{self._settings.metric} has not improved for {patience} rounds "
+            f"(best {self._best:.4f} in round {self._best_round})"
+        )
 
     def _note(self, line: Mapping[str, Any]) -> None:
         side, _, figure = self._settings.metric.partition("-")
         value = line[side][figure]
+        self._round = line["round"]
         if value is not None and value > self._best:
-            self._best, self._best_round = value, line["round"]
+            self._best, self._best_round = value, self._round
 
 
 class MetricsHook:

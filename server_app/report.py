@@ -35,13 +35,22 @@ class Summary:
         return sum((Traffic(**line["bytes"]) for line in self.lines), Traffic())
 
     @property
+    def rounds(self) -> int:
+        """How many rounds were run, without the final exchange."""
+        return sum(not line.get("final", False) for line in self.lines)
+
+    @property
     def dsfl_paper_bytes(self) -> int:
         """What DS-FL would have cost in the same exchanges, by its own formula."""
         subset = self.settings.public.subset_size
         first = soft_label_paper_up(subset, self.num_classes) + dsfl_paper_down(subset, 0, self.num_classes)
         later = dsfl_paper_exchange(subset, self.num_classes)
-        asked = ((line["round"], line["nodes"]["asked"]) for line in self.lines)
-        return sum(count * (first if round == 1 else later) for round, count in asked)
+        last = dsfl_paper_down(0, subset, self.num_classes)
+        total = 0
+        for line in self.lines:
+            exchange = first if line["round"] == 1 else last if line.get("final") else later
+            total += line["nodes"]["asked"] * exchange
+        return total
 
     def rows(self) -> list[tuple[str, str]]:
         """Return the table's rows: what, and how much."""
@@ -49,7 +58,7 @@ class Summary:
         failed = sum(len(line["nodes"]["failed"]) for line in self.lines)
         rows = [
             ("run", f"{self.settings.strategy} on {self.settings.data.source}, {self.ending}"),
-            ("rounds", f"{len(self.lines)} of {self.settings.num_rounds}"),
+            ("rounds", f"{self.rounds} of {self.settings.num_rounds}"),
             ("accuracy of the server", self._accuracy("server")),
             ("accuracy of the clients", self._accuracy("clients")),
             ("replies that failed", str(failed)),

@@ -1,6 +1,7 @@
 """The only round loop."""
 
 import logging
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from typing import Any, Protocol
 from flwr.app import ArrayRecord, ConfigRecord, Message
 from flwr.serverapp import Grid
 
+from protocol.errors import RunStoppedError
 from protocol.messages import Evaluation
 from strategies.clock import Clock
 from strategies.strategy import MethodStrategy, RoundReport
@@ -65,19 +67,40 @@ class RoundLoop:
         self._grid = grid
         self._hooks = hooks
         self._clock = clock
+        self._writing = threading.RLock()
+        self._stopped = False
 
-    def run(self, first: int, last: int) -> RoundOutcome | None:
-        """Run the rounds from ``first`` to ``last``, and the final exchange if the method has one."""
-        outcome = None
+    def stop(self) -> None:
+        """Run no further round and write nothing more; called when the process is told to end.
+
+        It waits for a round that is just being written, unless it is called on the loop's own thread.
+        """
+        with self._writing:
+            self._stopped = True
+
+    def run(self, first: int, last: int) -> str:
+        """Run the rounds from ``first`` to ``last``, and the final exchange if the method has one.
+
+        Returns
+        -------
+        str
+            Why the run ended before ``last``; empty if it did not.
+
+        Raises
+        ------
+        RunStoppedError
+            If ``stop`` was called.
+        """
+        number, stop = first - 1, ""
         for number in range(first, last + 1):
-            outcome = self._round(number)
-            if outcome.stop:
-                log.info("Round %d: stopping early: %s", number, outcome.stop)
+            stop = self._round(number).stop
+            if stop:
+                log.info("Round %d: stopping early: %s", number, stop)
                 break
-        if outcome is not None and self._strategy.method.final_exchange:
+        if self._strategy.method.final_exchange:
             self._strategy.final = True
-            outcome = self._round(outcome.round + 1)
-        return outcome
+            self._round(number + 1)
+        return stop
 
     def _round(self, number: int) -> RoundOutcome:
         strategy, stopwatch = self._strategy, _Stopwatch()
@@ -87,19 +110,26 @@ class RoundLoop:
         strategy.aggregate_train(number, self._replies(stopwatch))
         stopwatch.lap("aggregate")
         outcome = RoundOutcome(strategy.report, strategy.final, stopwatch.seconds)
-        for hook in self._hooks:
-            hook.after_round(outcome)
+        with self._writing:
+            self._check_stopped()
+            for hook in self._hooks:
+                hook.after_round(outcome)
         return outcome
 
     def _replies(self, stopwatch: "_Stopwatch") -> Iterator[Message]:
         """Yield replies as they arrive, late ones of earlier rounds among them."""
         deadline = self._clock.now() + self._strategy.settings.round_timeout
         while True:
+            self._check_stopped()
             yield from self._strategy.pull(self._grid)
             if self._strategy.awaited() == 0 or self._clock.now() >= deadline:
                 break
             self._clock.sleep()
         stopwatch.lap("wait")
+
+    def _check_stopped(self) -> None:
+        if self._stopped:
+            raise RunStoppedError("the run was told to stop")
 
 
 class _Stopwatch:

@@ -70,18 +70,25 @@ def run(grid: Grid, settings: RunSettings, simulation: bool, clock: Clock | None
     done = _go_on(federation)
     log.info("Run folder: %s", folder.path)
     say_how_it_went = _Epilogue(federation)
-    add_exit_handler(lambda: say_how_it_went("stopped"))
+    early_stopping = EarlyStoppingHook(settings.early_stopping, folder.rounds(until=done))
     metrics = MetricsHook(folder, resumed_after=done)
     hooks: list[RoundHook] = [
         EvaluationHook(federation.method, federation.side.test),
-        EarlyStoppingHook(settings.early_stopping, folder.rounds()),
+        early_stopping,
         metrics,
         CheckpointHook(federation.checkpoints, federation.method),
     ]
+    loop = RoundLoop(federation.strategy, grid, hooks, clock)
+
+    def on_exit() -> None:
+        loop.stop()
+        say_how_it_went("stopped")
+
+    add_exit_handler(on_exit)
     ending = "failed"
     try:
-        outcome = RoundLoop(federation.strategy, grid, hooks, clock).run(done + 1, settings.num_rounds)
-        ending = "stopped early" if outcome is not None and outcome.stop else "finished"
+        stop = _run_what_is_left(federation, loop, done, early_stopping.reason())
+        ending = f"stopped early: {stop}" if stop else "finished"
         _save_models(federation)
     finally:
         metrics.close()
@@ -114,14 +121,25 @@ class _Epilogue:
 def _go_on(federation: Federation) -> int:
     """Take up the newest checkpoint, if the folder has one; return the rounds that are done."""
     checkpoint = federation.checkpoints.newest()
+    federation.folder.write_settings(federation.settings)
+    if checkpoint is None:
+        return 0
+    federation.method.load_state(checkpoint.state, checkpoint.weights)
+    log.info("Resuming after round %d", checkpoint.round)
+    return checkpoint.round
+
+
+def _run_what_is_left(federation: Federation, loop: RoundLoop, done: int, stopped: str) -> str:
+    """Run the rounds after ``done``, and the final exchange; return why the run ended early, or nothing.
+
+    Of a run that is over, or was ``stopped`` early, nothing is left.
+    """
     folder = federation.folder
-    done = 0 if checkpoint is None else checkpoint.round
-    if checkpoint is not None:
-        federation.method.load_state(checkpoint.state, checkpoint.weights)
-        log.info("Resuming after round %d", done)
+    last = done if stopped else federation.settings.num_rounds
+    if done >= last and (folder.had_final_exchange() or not federation.method.final_exchange):
+        return stopped
     folder.forget_rounds_after(done)
-    folder.write_settings(federation.settings)
-    return done
+    return loop.run(done + 1, last) or stopped
 
 
 def _save_models(federation: Federation) -> None:

@@ -93,7 +93,7 @@ class RunFolder:
             if old.get(key) != new.get(key)
         ]
 
-    def rounds(self) -> list[dict[str, Any]]:
+    def rounds(self, until: int | None = None) -> list[dict[str, Any]]:
         """Return the lines of ``rounds.jsonl``; a last line that a crash cut off is left out."""
         lines = []
         for text in self.rounds_file.read_text().splitlines() if self.rounds_file.exists() else []:
@@ -101,7 +101,11 @@ class RunFolder:
                 lines.append(json.loads(text))
             except json.JSONDecodeError:
                 break
-        return lines
+        return [line for line in lines if until is None or line["round"] <= until]
+
+    def had_final_exchange(self) -> bool:
+        """Tell whether the exchange after the last round is done."""
+        return any(line.get("final", False) for line in self.rounds()[-1:])
 
     def append_round(self, line: dict[str, Any]) -> None:
         """Add a round's line."""
@@ -110,7 +114,7 @@ class RunFolder:
 
     def forget_rounds_after(self, round: int) -> None:
         """Drop the lines of rounds that no checkpoint stands for."""
-        lines = [json.dumps(line) + "\n" for line in self.rounds() if line["round"] <= round]
+        lines = [json.dumps(line) + "\n" for line in self.rounds(until=round)]
         write_atomically(self.rounds_file, "".join(lines).encode())
 
     @classmethod
@@ -118,7 +122,7 @@ class RunFolder:
         """Find the newest unfinished run with these settings, if there is one."""
         paths = sorted(settings.output_path.glob("*/settings.json"), reverse=True)
         for folder in (cls(path.parent) for path in paths):
-            unfinished = len(folder.rounds()) < settings.num_rounds
+            unfinished = len(folder.rounds()) < settings.num_rounds or not folder.models.is_dir()
             if folder.checkpoints.is_dir() and unfinished and not folder.differences(settings):
                 return folder
         return None

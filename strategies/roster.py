@@ -92,10 +92,14 @@ class Roster:
     def shortage(self, wanted: int, seconds: float) -> FederationError:
         """Return the error that says who was waited for in vain."""
         known = ", ".join(self.available()) or "none"
-        refused = "".join(f"\n  node {node_id}: {reason}" for node_id, reason in self.refused.items())
+        doubles = {
+            node_id: f"another node is client {hello.client!r}" for node_id, hello in self._queueing.items()
+        }
+        refused = self.refused | doubles
+        reasons = "".join(f"\n  node {node_id}: {reason}" for node_id, reason in refused.items())
         return FederationError(
             f"waited {seconds:g} s (wait-for-nodes) for {wanted} clients (min-nodes); available: {known}; "
-            f"nodes that have not said hello: {len(self._pending)}; refused: {len(self.refused)}{refused}"
+            f"nodes that have not said hello: {len(self._pending)}; refused: {len(refused)}{reasons}"
         )
 
     # --- knowing -------------------------------------------------------------------------------
@@ -107,10 +111,6 @@ class Roster:
     def is_online(self, node_id: int) -> bool:
         """Tell whether a node was there at the last look."""
         return node_id in self._online
-
-    def name_of(self, node_id: int) -> str | None:
-        """Return the name of the client that a node id stands for now."""
-        return next((member.name for member in self.members.values() if member.node_id == node_id), None)
 
     # --- deciding ------------------------------------------------------------------------------
 
@@ -184,3 +184,5 @@ class Roster:
                 del self._pending[message_id]
         for node_id in set(self._queueing) - self._online:
             del self._queueing[node_id]
+        for node_id in set(self.refused) - self._online:  # it may come back mended under the same id
+            del self.refused[node_id]

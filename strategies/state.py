@@ -11,8 +11,6 @@ from models import load_weights, save_weights
 
 _FILE = re.compile(r"round-(\d{6})\.safetensors")
 _KEPT = 2
-
-
 _MODEL = "model."
 
 

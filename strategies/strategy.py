@@ -172,14 +172,14 @@ class MethodStrategy(Strategy):
     def pull(self, grid: Grid) -> Iterator[Message]:
         """Yield what has arrived, a few replies at a time, so that never all are in memory.
 
-        Messages that are too old, or whose node is offline, are given up.
+        Messages that are still not answered and too old, or whose node is offline, are given up.
         """
         self.roster.refresh(grid)
         self.roster.pull(grid)
-        self._give_up()
         awaited = [asked.message.metadata.message_id for asked in self._out]
         for start in range(0, len(awaited), _REPLIES_AT_ONCE):
             yield from grid.pull_messages(awaited[start : start + _REPLIES_AT_ONCE])
+        self._give_up()
 
     def awaited(self) -> int:
         """Return how many messages of the running round have not been answered."""
@@ -214,13 +214,13 @@ class MethodStrategy(Strategy):
                 self._out.remove(asked)
 
     def _take(self, reply: Message) -> None:
+        self._count(Traffic(wire_up=wire_bytes(reply)))
         answered = reply.metadata.reply_to_message_id
         asked = next((out for out in self._out if out.message.metadata.message_id == answered), None)
         if asked is None:
             log.warning("A reply to message %s, which nobody waits for, was dropped", answered)
             return
         self._out.remove(asked)
-        self._count(Traffic(wire_up=wire_bytes(reply)))
         if reply.has_error():
             self._fail(asked, _first_line(reply.error.reason) or f"error {reply.error.code}")
             return
@@ -238,8 +238,11 @@ class MethodStrategy(Strategy):
             log.info("Round %d: %s answered late", asked.round, asked.client)
 
     def _fail(self, asked: _Asked, reason: str) -> None:
+        """Note a failure; that of a late reply is already counted as no reply in its round."""
         if self._is_current(asked):
             self.report.failed[asked.client] = reason
+        else:
+            log.warning("Round %d: %s failed late: %s", asked.round, asked.client, reason)
 
     def _is_current(self, asked: _Asked) -> bool:
         return self._running and asked.round == self.report.round

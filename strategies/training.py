@@ -52,7 +52,7 @@ def fit(
     Raises
     ------
     FloatingPointError
-        If the loss is not finite at the end.
+        If the loss or a weight is not finite at the end; the model is then of no use.
     """
     if samples == 0:
         return
@@ -66,8 +66,9 @@ def fit(
             loss = batch_loss(indices)
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
-    if not math.isfinite(loss.item()):
-        raise FloatingPointError(f"training diverged: loss = {loss.item()}, try a smaller learning-rate")
+    finite = all(bool(parameter.isfinite().all()) for parameter in model.parameters())
+    if not (finite and math.isfinite(loss.item())):
+        raise FloatingPointError(f"training diverged: last loss = {loss.item()}, try a smaller learning-rate")
 
 
 @torch.no_grad()
@@ -83,9 +84,9 @@ def evaluate(model: nn.Module, samples: Samples) -> Evaluation:
     """Score a model on held-out samples: accuracy in [0, 1] and mean cross-entropy."""
     with _eval_mode(model):
         logits = torch.cat([model(part) for part in torch.split(samples.inputs, EVALUATION_BATCH)]).float()
-    correct = (logits.argmax(dim=1) == samples.targets).float().mean().item()
+    correct = int((logits.argmax(dim=1) == samples.targets).sum())
     loss = F.cross_entropy(logits, samples.targets).item()
-    return Evaluation(correct, loss, len(samples))
+    return Evaluation(correct / len(samples), loss, len(samples))
 
 
 @contextmanager

@@ -65,8 +65,11 @@ class Acknowledgements:
         self._expected[client, round] = held.with_labels(labels, cache, stored)
         return Delivery(np.flatnonzero(lacking), held.digest(), client in self._forgotten)
 
-    def acknowledge(self, client: str, round: int, digest: bytes) -> bool:
+    def acknowledge(self, client: str, round: int, digest: bytes, lost: bool) -> bool:
         """Take a client's word for what it holds after an exchange; False if it is not as expected.
+
+        Nor is a client as expected that was ``lost``, whatever it holds: it could not tell what the
+        labels were that it was sent.
 
         An exchange of which nothing is expected any more (answered before, overtaken by a later one,
         or sent before the client was forgotten) says nothing and changes nothing.
@@ -74,7 +77,7 @@ class Acknowledgements:
         expected = self._expected.get((client, round))
         if expected is None:
             return True
-        if expected.digest() != digest:
+        if lost or expected.digest() != digest:
             self.forget(client)
             return False
         self._held[client] = expected

@@ -7,7 +7,7 @@ rounds in which no prediction arrived at all; so every machine derives it alike 
 and only the labels themselves travel (:class:`LabelCache`).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Self
 
 import numpy as np
@@ -43,6 +43,10 @@ class Plan:
     round: int
     subset: Indices
     requested: Indices
+
+    def without_request(self) -> Self:
+        """Return the plan of the final exchange, which asks for no predictions."""
+        return replace(self, requested=self.requested[:0])
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,6 @@ from strategies.method import ClientSide
 from strategies.scarlet.cache import CachePolicy, Indices, LabelCache, LabelsInUse, Versions
 from strategies.scarlet.distillation import distil
 from strategies.scarlet.positions import Positions
-from strategies.scarlet.server import without_request
 from strategies.state import ClientState
 from strategies.training import predict
 
@@ -84,9 +83,13 @@ class SoftLabelClient:
         return [self._cache(state).digest() for state in self._client.store.before(everything)]
 
     def _catch_up(self, states: list[ClientState], request: SoftLabelRequest) -> Versions:
-        """Derive the versions as they stand before the request's round."""
+        """Derive the versions as they stand before the request's round.
+
+        A client that starts anew derives them from the first round on: what it remembers may stem
+        from rounds that the server, resumed from a checkpoint, went through once more.
+        """
         versions = Versions(self._policy)
-        for newest in states[:1]:
+        for newest in [] if request.reset else states[:1]:
             stored = newest.extra["versions.stored"].numpy().copy()
             versions = Versions(self._policy, int(newest.facts["versions.round"]), stored)
         silent = decode_indices(request.silent_rounds or b"d", request.round)
@@ -97,11 +100,11 @@ class SoftLabelClient:
         """Choose the cache that the server builds on.
 
         That is usually the newest. After a lost reply it is the one before, for the server does not
-        know of the labels that came with the message which that reply answered.
+        know of the labels that came with the message which that reply answered. And before the first
+        acknowledgement it is the empty one.
         """
-        if request.reset or not states:
-            return self._cache(None)
-        caches = [self._cache(state) for state in states]
+        kept = [] if request.reset else states
+        caches = [self._cache(state) for state in (*kept, None)]
         return next((cache for cache in caches if cache.digest() == request.base), caches[0])
 
     def _read(self, request: SoftLabelRequest, versions: Versions, cache: LabelCache) -> Reading:
@@ -110,7 +113,7 @@ class SoftLabelClient:
         if explicit is not None:
             self._put(cache, explicit.in_use, explicit.sent, request.labels)
             return Reading(explicit.in_use, explicit.requested, lost=False)
-        plan = without_request(versions.plan()) if request.final else versions.plan()
+        plan = versions.plan().without_request() if request.final else versions.plan()
         if versions.digest(plan) != request.versions:
             return Reading(LabelsInUse.none(), None, lost=True)
         if cache.digest() != request.base:

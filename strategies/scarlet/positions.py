@@ -39,8 +39,10 @@ class Positions:
         MessageError
             If the fields contradict each other.
         """
-        if request.used is None or request.requested is None:
+        if request.used is None and request.requested is None:
             return None
+        if request.used is None or request.requested is None:
+            raise MessageError("used, requested: one is there without the other")
         indices = decode_indices(request.used, pool_size)
         versions = _read_versions(request.used_versions or b"", len(indices))
         sent = np.arange(len(indices)) if request.sent is None else decode_indices(request.sent, len(indices))

@@ -1,7 +1,7 @@
 """The server half of SCARLET: what to ask, what to send, how to merge."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -74,6 +74,7 @@ class SoftLabelServer:
         self._acknowledged = Acknowledgements(policy.pool_size)
         self._silent_rounds: list[int] = []
         self._plan: Plan | None = None
+        self._final = False
         self._asked_explicitly: set[str] = set()
         self._predictions: dict[str, Tensor] = {}
 
@@ -84,7 +85,8 @@ class SoftLabelServer:
         plan = self._versions.plan()
         if plan.round != round:
             raise ValueError(f"round {round} cannot follow round {self._versions.round}")
-        self._plan = without_request(plan) if final else plan
+        self._plan = plan.without_request() if final else plan
+        self._final = final
         self._predictions = {}
         self._asked_explicitly = set()
         self._acknowledged.drop_expectations(before=round - _LATE_ROUNDS)
@@ -99,17 +101,22 @@ class SoftLabelServer:
         predictions = self._check(client, reply) if self._plan and round == self._plan.round else None
         if predictions is not None:
             self._predictions[client] = predictions
-        in_step = self._acknowledged.acknowledge(client, round, reply.cache)
+        in_step = self._acknowledged.acknowledge(client, round, reply.cache, bool(reply.lost))
         count = 0 if predictions is None else len(predictions)
         notes = "" if in_step else "its cache is not what was believed: it starts anew"
         return Incoming(evaluation, soft_label_paper_up(count, self._server.num_classes), notes)
 
     def finish(self, round: int) -> None:
-        """Merge the predictions into labels, update the cache, let the server's model learn."""
+        """Merge the predictions into labels, update the cache, let the server's model learn.
+
+        The final exchange changes none of these: a run that goes on repeats its round as an ordinary one.
+        """
         plan = self._plan
         if plan is None or plan.round != round:
             raise ValueError(f"round {round} was not begun")
         self._plan = None
+        if self._final:
+            return
         answered = len(plan.requested) == 0 or bool(self._predictions)
         if self._predictions and len(plan.requested):
             labels = self._aggregation(self._mean_prediction())
@@ -232,8 +239,3 @@ class SoftLabelServer:
         if not self._silent_rounds:
             return None
         return encode_indices(np.array(self._silent_rounds, dtype=np.int64), round)
-
-
-def without_request(plan: Plan) -> Plan:
-    """Return the plan of the final exchange, which asks for no predictions."""
-    return replace(plan, requested=plan.requested[:0])

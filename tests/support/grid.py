@@ -21,16 +21,25 @@ FIRST_NODE = 2**62 + 1000
 
 
 class FakeClock:
-    """Time that passes only when someone sleeps."""
+    """Time that passes only when someone sleeps, and things that happen at their time."""
 
     def __init__(self) -> None:
         self.time = 0.0
+        self._events: list[tuple[float, Callable[[], object]]] = []
 
     def now(self) -> float:
         return self.time
 
     def sleep(self) -> None:
         self.time += 0.1
+        due = [event for event in self._events if event[0] <= self.time]
+        self._events = [event for event in self._events if event[0] > self.time]
+        for _, action in due:
+            action()
+
+    def after(self, seconds: float, action: Callable[[], object]) -> None:
+        """Let something happen a while from now."""
+        self._events.append((self.time + seconds, action))
 
 
 @dataclass
@@ -85,6 +94,22 @@ class InProcessGrid(Grid):
         """Connect nodes as a simulation has them: each with its partition and no name."""
         configs = [{"partition-id": index, "num-partitions": count} for index in range(count)]
         return [self.add_node(run_config, config) for config in configs]
+
+    # --- what was said -------------------------------------------------------------------------
+
+    def requests_to(self, node_id: int) -> list[Message]:
+        """Return the rounds' messages to a node, in order."""
+        return [
+            message
+            for message in self.requests
+            if is_train(message) and message.metadata.dst_node_id == node_id
+        ]
+
+    def replies_of(self, node_id: int) -> list[Message]:
+        """Return the rounds' replies of a node that the server has taken, in order."""
+        return [
+            reply for reply in self.replies if is_train(reply) and reply.metadata.src_node_id == node_id
+        ]
 
     # --- Flower's interface --------------------------------------------------------------------
 
@@ -176,8 +201,4 @@ def is_train(message: Message) -> bool:
 def _over_the_wire(message: Message) -> Message:
     """Return what the other side gets to see: a copy made from bytes."""
     content = recorddict_from_proto(recorddict_to_proto(message.content))
-    copy = Message(
-        content, dst_node_id=message.metadata.dst_node_id, message_type=message.metadata.message_type
-    )
-    copy.__dict__["_metadata"].__dict__.update(message.metadata.__dict__)
-    return copy
+    return Message(content, metadata=message.metadata)

@@ -1,0 +1,245 @@
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+from flwr.common.config import flatten_dict
+from hypothesis import given
+from hypothesis import strategies as st
+
+from protocol.errors import SettingsError
+from protocol.settings import MODEL_NAMES, NodeSettings, RunSettings, split_names
+
+PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
+
+
+def refusal(table, config):
+    """Return the lines of the error, one a fault."""
+    with pytest.raises(SettingsError) as error:
+        table.parse(config)
+    header, *lines = str(error.value).splitlines()
+    assert header == "wrong settings"
+    return [line.strip() for line in lines]
+
+
+def assert_refused(table, config, key_and_value, allowed):
+    (line,) = refusal(table, config)
+    assert line.startswith(f"{key_and_value}: ")
+    assert re.search(allowed, line.removeprefix(key_and_value))
+
+
+# --- defaults --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def written_defaults():
+    """The run-config as Flower reads it."""
+    return flatten_dict(tomllib.loads(PYPROJECT.read_text())["tool"]["flwr"]["app"]["config"])
+
+
+def test_defaults_are_those_of_pyproject(written_defaults):
+    assert RunSettings().flat() == written_defaults
+
+
+def test_defaults_have_the_types_they_have_in_pyproject(written_defaults):
+    ours = {key: type(value) for key, value in RunSettings().flat().items()}
+    assert ours == {key: type(value) for key, value in written_defaults.items()}
+
+
+def test_nothing_said_means_the_defaults():
+    assert RunSettings.parse({}) == RunSettings()
+
+
+def test_flat_keys_are_kebab_case():
+    word = "[a-z]+(-[a-z]+)*"
+    for key in RunSettings().flat():
+        assert re.fullmatch(rf"({word}\.)?{word}", key), key
+
+
+# --- what is read is what was written ----------------------------------------------------------------
+
+positive = st.floats(1e-6, 1e6)
+run_configs = st.fixed_dictionaries(
+    {},
+    optional={
+        "strategy": st.sampled_from(["scarlet", "dsfl", "individual"]),
+        "seed": st.integers(0, 2**63 - 1),
+        "fraction-train": st.floats(0, 1, exclude_min=True),
+        "models": st.lists(st.sampled_from(MODEL_NAMES), max_size=3).map(",".join),
+        "output-dir": st.sampled_from(["/srv/runs", "~/elsewhere"]),
+        "resume": st.sampled_from(["", "auto", "/srv/runs/7", "~/runs/7"]),
+        "data.alpha": positive,
+        "public.size": st.integers(1000, 10**6),
+        "public.subset-size": st.integers(1, 600),
+        "train.momentum": st.floats(0, 1, exclude_max=True),
+        "distillation.final-exchange": st.booleans(),
+        "distillation.labels": st.sampled_from(["float32", "float16", "uint8"]),
+        "scarlet.beta": positive,
+        "scarlet.cache-duration": st.integers(0, 10**6),
+        "early-stopping.patience": st.integers(0, 100),
+    },
+)
+
+
+@given(run_configs)
+def test_settings_survive_being_written_flat_and_read_again(config):
+    settings = RunSettings.parse(config)
+    assert RunSettings.parse(settings.flat()) == settings
+
+
+@given(run_configs)
+def test_what_is_set_replaces_the_default_and_nothing_else_changes(config):
+    assert RunSettings.parse(config).flat() == {**RunSettings().flat(), **config}
+
+
+def test_an_int_is_taken_where_a_float_is_wanted():
+    learning_rate = RunSettings.parse({"train.learning-rate": 1}).train.learning_rate
+    assert isinstance(learning_rate, float)
+    assert learning_rate == 1.0
+
+
+def test_the_home_folder_is_expanded_in_the_output_path(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/someone")
+    assert RunSettings.parse({"output-dir": "~/runs"}).output_path == Path("/home/someone/runs")
+
+
+def test_names_are_split_at_commas_without_blanks():
+    assert split_names(" cnn, resnet20,,cnn ") == ["cnn", "resnet20", "cnn"]
+
+
+# --- refusals of a run -------------------------------------------------------------------------------
+
+NAN, INFINITE = float("nan"), float("inf")
+
+WRONG_RUNS = [
+    # types
+    ({"num-rounds": True}, "num-rounds = true", "integer"),
+    ({"num-rounds": 3.0}, "num-rounds = 3.0", "integer"),
+    ({"num-rounds": "3"}, 'num-rounds = "3"', "integer"),
+    ({"train.learning-rate": "0.1"}, 'train.learning-rate = "0.1"', "number"),
+    ({"train.learning-rate": True}, "train.learning-rate = true", "number"),
+    ({"distillation.final-exchange": 1}, "distillation.final-exchange = 1", "boolean"),
+    ({"models": 3}, "models = 3", "string"),
+    # values
+    ({"scarlet.beta": 0.0}, "scarlet.beta = 0.0", "greater than 0"),
+    ({"scarlet.beta": -1.5}, "scarlet.beta = -1.5", "greater than 0"),
+    ({"scarlet.cache-duration": -1}, "scarlet.cache-duration = -1", "greater than or equal to 0"),
+    ({"fraction-train": 0.0}, "fraction-train = 0.0", "greater than 0"),
+    ({"fraction-train": 1.5}, "fraction-train = 1.5", "less than or equal to 1"),
+    ({"fraction-train": NAN}, "fraction-train = NaN", "1"),
+    ({"seed": -1}, "seed = -1", "greater than or equal to 0"),
+    ({"train.momentum": 1.0}, "train.momentum = 1.0", "less than 1"),
+    ({"train.batch-size": 1}, "train.batch-size = 1", "greater than or equal to 2"),
+    ({"train.learning-rate": NAN}, "train.learning-rate = NaN", "finite"),
+    ({"train.learning-rate": INFINITE}, "train.learning-rate = Infinity", "finite"),
+    ({"data.client-test-fraction": 1.0}, "data.client-test-fraction = 1.0", "less than 1"),
+    ({"data.source": "café"}, 'data.source = "café"', "'digits'"),
+    ({"strategy": "fedprox"}, 'strategy = "fedprox"', "'scarlet', 'dsfl', 'fedavg' or 'individual'"),
+    ({"public.subset-size": 601}, "public.subset-size = 601", "at most public.size = 600"),
+    ({"model": "vit"}, 'model = "vit"', "'cnn', 'resnet20', 'resnet32' or 'resnet18'"),
+    ({"models": "cnn,vit"}, 'models = "cnn,vit"', "'vit' .* cnn, resnet20, resnet32, resnet18"),
+    ({"output-dir": "runs"}, 'output-dir = "runs"', "absolute path or start with ~"),
+    ({"output-dir": "~nobody-has-this-name/runs"}, 'output-dir = "~nobody-has-this-name/runs"', "absolute"),
+    ({"resume": "runs/7"}, 'resume = "runs/7"', '"", "auto" or an absolute path'),
+    (
+        {"strategy": "fedavg", "models": "cnn,resnet20"},
+        'models = "cnn,resnet20"',
+        'fedavg averages weights, .* model = "cnn"',
+    ),
+    # keys
+    ({"scarlet.betta": 2.0}, "scarlet.betta = 2.0", "no such setting; there are scarlet.beta, "),
+    ({"rounds": 3}, "rounds = 3", "no such setting; there are strategy, .* num-rounds"),
+    ({"num_rounds": 3}, "num_rounds = 3", "no such setting"),
+    ({"train.batch_size": 4}, "train.batch_size = 4", "no such setting; there are .* train.batch-size"),
+    ({"data": 3}, "data = 3", "a table, whose settings are data.source, "),
+    ({"data": 3, "data.alpha": 1.0}, "data.alpha = 1.0", "data = 3 is no table"),
+    ({"data.alpha": 1.0, "data": 3}, "data = 3", "a table, whose settings are .*data.alpha"),
+    ({"data.alpha.x": 1}, 'data.alpha = {"x": 1}', "number"),
+]
+
+
+@pytest.mark.parametrize(
+    ("config", "key_and_value", "allowed"), WRONG_RUNS, ids=lambda value: str(value)[:40]
+)
+def test_a_wrong_run_setting_is_refused_with_its_key_its_value_and_what_is_allowed(
+    config, key_and_value, allowed
+):
+    assert_refused(RunSettings, config, key_and_value, allowed)
+
+
+def test_all_faults_are_named_at_once():
+    wrong = {
+        "num-rounds": 0,
+        "models": "vit",
+        "resume": "runs/7",
+        "public.subset-size": 601,
+        "scarlet.beta": 0.0,
+        "scarlet.betta": 2.0,
+    }
+    keys = {line.split(" = ")[0] for line in refusal(RunSettings, wrong)}
+    assert keys == wrong.keys()
+
+
+def test_fedavg_takes_models_that_all_are_the_run_s_model():
+    config = {"strategy": "fedavg", "model": "resnet20", "models": "resnet20,resnet20"}
+    assert RunSettings.parse(config).models == "resnet20,resnet20"
+
+
+# --- nodes -------------------------------------------------------------------------------------------
+
+
+def test_a_node_without_a_name_is_named_after_its_partition():
+    assert NodeSettings.parse({"partition-id": 3, "num-partitions": 10}).name == "client-0003"
+
+
+def test_a_node_with_a_name_keeps_it_beside_its_partition():
+    node = NodeSettings.parse({"client-name": "hospital-a", "partition-id": 3, "num-partitions": 10})
+    assert node.name == "hospital-a"
+
+
+@pytest.mark.parametrize(
+    ("config", "simulated"),
+    [({"client-name": "hospital-a"}, False), ({"partition-id": 0, "num-partitions": 1}, True)],
+)
+def test_only_a_node_without_a_name_counts_as_simulated(config, simulated):
+    assert NodeSettings.parse(config).simulated is simulated
+
+
+@pytest.mark.parametrize("name", ["a", "7", "Hospital-A.ward_3", "x" * 64])
+def test_plain_client_names_are_taken(name):
+    assert NodeSettings.parse({"client-name": name}).name == name
+
+
+@pytest.mark.parametrize("name", ["../x", "..", ".hidden", "-rf", "a/b", "a\\b", "a b", "a\n", "ä", "x" * 65])
+def test_client_names_that_are_no_plain_folder_name_are_refused(name):
+    (line,) = refusal(NodeSettings, {"client-name": name})
+    assert line.startswith("client-name = ")
+    assert "letters, digits, dots, dashes and underscores, 64 at most" in line
+
+
+WRONG_NODES = [
+    ({}, 'client-name = ""', "needs a name that it keeps"),
+    ({"partition-id": 3}, "partition-id = 3", "num-partitions"),
+    ({"num-partitions": 3}, "num-partitions = 3", "partition-id, from 0 to 2"),
+    ({"partition-id": 3, "num-partitions": 3}, "partition-id = 3", "below num-partitions = 3"),
+    ({"partition-id": 4, "num-partitions": 3}, "partition-id = 4", "below num-partitions = 3"),
+    ({"client-name": "a", "partition-id": 3}, "partition-id = 3", "num-partitions"),
+    ({"partition-id": -1, "num-partitions": 3}, "partition-id = -1", "greater than or equal to 0"),
+    ({"partition-id": 1.0, "num-partitions": 3}, "partition-id = 1.0", "integer"),
+    ({"client-name": 5}, "client-name = 5", "string"),
+    ({"client-name": "a", "model": "vit"}, 'model = "vit"', "'cnn', 'resnet20', 'resnet32' or 'resnet18'"),
+    ({"client-name": "a", "device": "gpu"}, 'device = "gpu"', "'auto', 'cpu' or 'cuda'"),
+    ({"client-name": "a", "state-dir": "state"}, 'state-dir = "state"', "absolute path"),
+    ({"client-name": "a", "threads": 0}, "threads = 0", "greater than or equal to 1"),
+    ({"client-nme": "a"}, 'client-nme = "a"', "no such setting; there are client-name, "),
+    ({"client_name": "a"}, 'client_name = "a"', "no such setting; there are client-name, "),
+]
+
+
+@pytest.mark.parametrize(
+    ("config", "key_and_value", "allowed"), WRONG_NODES, ids=lambda value: str(value)[:40]
+)
+def test_a_wrong_node_setting_is_refused_with_its_key_its_value_and_what_is_allowed(
+    config, key_and_value, allowed
+):
+    assert_refused(NodeSettings, config, key_and_value, allowed)

@@ -1,0 +1,90 @@
+"""What can go wrong with a reply on its way to the server, by round and client."""
+
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+
+from flwr.app import Message, RecordDict
+from flwr.app.error import Error
+
+from protocol.messages import Payload
+from tests.support.grid import FIRST_NODE, Delivery, Faults, is_train
+
+Fault = Callable[[Message, float], list[Delivery]]
+"""Given a reply and the time: what reaches the server, and when."""
+
+PayloadT = TypeVar("PayloadT", bound=Payload)
+
+
+def by_round(faults: Mapping[tuple[int, int], Fault], otherwise: Fault | None = None) -> Faults:
+    """Return faults that befall the replies of a (round, client); the others fare as ``otherwise``."""
+
+    def fault(request: Message, reply: Message, now: float) -> list[Delivery]:
+        where = round_and_client(request) if is_train(request) else None
+        happens = faults.get(where, otherwise or in_time) if where else in_time
+        return happens(reply, now)
+
+    return fault
+
+
+def round_and_client(request: Message) -> tuple[int, int]:
+    """Return the round a message belongs to, and which of the grid's nodes it goes to."""
+    return int(request.metadata.group_id), request.metadata.dst_node_id - FIRST_NODE
+
+
+def in_time(reply: Message, now: float) -> list[Delivery]:
+    return [Delivery(reply, now)]
+
+
+def dropped(reply: Message, now: float) -> list[Delivery]:
+    return []
+
+
+def late_by(seconds: float) -> Fault:
+    return lambda reply, now: [Delivery(reply, now + seconds)]
+
+
+def twice(reply: Message, now: float) -> list[Delivery]:
+    return [Delivery(reply, now), Delivery(reply, now)]
+
+
+def failing(reason: str) -> Fault:
+    """Let the node report an error in place of its result."""
+
+    def fault(reply: Message, now: float) -> list[Delivery]:
+        return [Delivery(_in_place_of(reply, Error(code=0, reason=reason)), now)]
+
+    return fault
+
+
+def corrupted(kind: type[PayloadT], change: Callable[[PayloadT], PayloadT]) -> Fault:
+    """Let a reply's payload arrive changed."""
+
+    def fault(reply: Message, now: float) -> list[Delivery]:
+        payload = change(kind.from_record(reply.content))
+        return [Delivery(_in_place_of(reply, payload.to_record()), now)]
+
+    return fault
+
+
+def without(field: str) -> Fault:
+    """Let a reply arrive that lacks a field."""
+
+    def fault(reply: Message, now: float) -> list[Delivery]:
+        del next(iter(reply.content.config_records.values()))[field]
+        return [Delivery(reply, now)]
+
+    return fault
+
+
+def then(action: Callable[[], object], fault: Fault = in_time) -> Fault:
+    """Let something happen once the node has done its work."""
+
+    def both(reply: Message, now: float) -> list[Delivery]:
+        action()
+        return fault(reply, now)
+
+    return both
+
+
+def _in_place_of(reply: Message, content: RecordDict | Error) -> Message:
+    return Message(content, metadata=reply.metadata)
