@@ -11,7 +11,7 @@ FLWR = mkdir -p $(CURDIR)/$(VENV)/empty && cd $(CURDIR)/$(VENV)/empty && PATH="$
        FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION=1 FLWR_TELEMETRY_ENABLED=0 FLWR_DISABLE_UPDATE_CHECK=1 flwr
 ONE_CPU_PER_CLIENT = --federation-config "client-resources-num-cpus=1"
 
-.PHONY: setup run smoke test lint lock stop clean
+.PHONY: setup run smoke test lint docs lock stop clean
 
 setup: $(STAMP)
 
@@ -35,6 +35,9 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(STAMP)  ## write the README's table of settings
+	$(BIN)/python -m docs.settings_table
 
 lock:  ## pin the newest versions that fit pyproject.toml: names and versions, no addresses
 	uv pip compile pyproject.toml --group dev --python-version 3.11 --universal \

@@ -11,9 +11,12 @@ import json
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from statistics import mean
 from typing import Any
+
+from matplotlib.figure import Figure
 
 from protocol.ledger import Traffic
 from protocol.settings import RunSettings
@@ -25,6 +28,7 @@ METHODS: Mapping[str, Mapping[str, Any]] = {
     "SCARLET evict": {"strategy": "scarlet", "scarlet.expiry": "evict"},
     "SCARLET refresh": {"strategy": "scarlet", "scarlet.expiry": "refresh"},
 }
+CURVES = (("DS-FL", "float32"), ("SCARLET evict", "float16"), ("SCARLET refresh", "float16"))
 ENCODINGS = ("float32", "float16", "uint8")
 BASE: Mapping[str, Any] = {"num-rounds": 100, "scarlet.cache-duration": 20}
 
@@ -81,19 +85,48 @@ def rows(results: Mapping[Cell, Mapping[str, Any]], seeds: int) -> Iterator[str]
         return [results[Cell(method, encoding, seed)][figure] for seed in range(seeds)]
 
     reference = mean(over_seeds("DS-FL", "float32", "wire"))
-    yield "| method | labels | paper MB | wire MB | wire saved | server % | clients % |"
-    yield "|---|---|---|---|---|---|---|"
+    yield "| method | labels | paper MB | wire MB | wire saved | server % | clients % | both % |"
+    yield "|---|---|---|---|---|---|---|---|"
     for method in METHODS:
         for encoding in ENCODINGS:
             wire = mean(over_seeds(method, encoding, "wire"))
-            accuracies = " | ".join(
-                _mean_and_spread(over_seeds(method, encoding, side)) for side in ("server", "clients")
-            )
+            sides = [over_seeds(method, encoding, side) for side in ("server", "clients")]
+            sides.append([mean(pair) for pair in zip(*sides, strict=True)])
+            accuracies = " | ".join(_mean_and_spread(values) for values in sides)
             paper = mean(over_seeds(method, encoding, "paper"))
             yield (
                 f"| {method} | {encoding} | {paper / 1e6:.2f} | {wire / 1e6:.2f} "
                 f"| {100 * (1 - wire / reference):.1f} % | {accuracies} |"
             )
+
+
+def draw(output: Path, seeds: int, picture: Path) -> None:
+    """Draw accuracy against wire bytes, one line a method, mean over the seeds."""
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    axes = dict(zip(("server", "clients"), figure.subplots(1, 2, sharey=True), strict=True))
+    for method, encoding in CURVES:
+        runs = [_rounds(output / Cell(method, encoding, seed).name) for seed in range(seeds)]
+        sent = [sum(_wire(run[index]) for run in runs) / seeds / 1e6 for index in range(len(runs[0]))]
+        for side, side_axes in axes.items():
+            accuracy = [
+                100 * mean(run[index][side]["accuracy"] for run in runs) for index in range(len(runs[0]))
+            ]
+            side_axes.plot(list(accumulate(sent)), accuracy, label=f"{method}, {encoding}")
+    for side, side_axes in axes.items():
+        side_axes.set(title=side, xlabel="wire bytes so far, both directions (MB)", xscale="log")
+        side_axes.grid(alpha=0.3)
+    axes["server"].set(ylabel="accuracy (%)")
+    axes["server"].legend(loc="lower right")
+    figure.savefig(picture, dpi=120)
+
+
+def _rounds(cell: Path) -> list[dict[str, Any]]:
+    (file,) = cell.glob("*/rounds.jsonl")
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def _wire(line: Mapping[str, Any]) -> int:
+    return Traffic(**line["bytes"]).wire
 
 
 def _mean_and_spread(values: list[float]) -> str:
@@ -106,6 +139,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("~/motley/label-exchange"))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--picture", type=Path, help="also draw accuracy against bytes into this file")
     arguments = parser.parse_args()
     output = arguments.output.expanduser()
     cells = [
@@ -117,6 +151,8 @@ def main() -> None:
     with ProcessPoolExecutor(arguments.processes) as pool:
         results = dict(zip(cells, pool.map(run_cell, cells, [output] * len(cells)), strict=True))
     print("\n".join(rows(results, arguments.seeds)))
+    if arguments.picture:
+        draw(output, arguments.seeds, arguments.picture)
 
 
 if __name__ == "__main__":

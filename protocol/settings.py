@@ -100,7 +100,7 @@ class DataSettings(_Table):
 class PublicSettings(_Table):
     """The public, unlabelled pool P (table ``public``)."""
 
-    size: Count = Field(600, description="samples in the public pool, |P|")
+    size: Count = Field(600, description="samples in the public pool P")
     subset_size: Count = Field(200, description="samples of P drawn each round, m")
 
     @model_validator(mode="after")

@@ -1,24 +1,26 @@
 """A run that was killed goes on as if it had not been."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from flwr.app import Message
 
 from models import load_weights
 from protocol.errors import ResumeError
 from server_app.checkpoint import CheckpointStore
 from server_app.run_folder import RunFolder
 from strategies.method import ServerMethod
-from tests.support.faults import Fault, by_round, then
+from tests.support.faults import in_time
 from tests.support.federation import grid_for, run_over, run_quickly, settings, without_times
-from tests.support.grid import is_train
+from tests.support.grid import Delivery, Faults, is_train, no_faults
 
-KILLED_IN = 4
-ROUNDS = 6
+KILLED_IN = 3
+ROUNDS = 4
 
 METHODS: dict[str, dict[str, Any]] = {
     "scarlet refresh": {},
@@ -55,9 +57,22 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], R
     return run
 
 
-def run_and_kill(output: Path, faults: dict[tuple[int, int], Fault], **changes: Any) -> None:
+def in_the_middle_of(round: int) -> Faults:
+    """Kill the server once a second client has done its work in a round."""
+    at_work = []
+
+    def fault(request: Message, reply: Message, now: float) -> list[Delivery]:
+        at_work.extend([reply] if request.metadata.group_id == str(round) else [])
+        if len(at_work) == 2:
+            die()
+        return in_time(reply, now)
+
+    return fault
+
+
+def run_and_kill(output: Path, faults: Faults, **changes: Any) -> None:
     with pytest.raises(Killed):
-        run_quickly(output, nodes=4, faults=by_round(faults), **changes)
+        run_quickly(output, nodes=4, faults=faults, **changes)
 
 
 def kill_while_saving(output: Path, after: bool, **changes: Any) -> None:
@@ -72,7 +87,7 @@ def kill_while_saving(output: Path, after: bool, **changes: Any) -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(CheckpointStore, "save", die_around)
-        run_and_kill(output, {}, **changes)
+        run_and_kill(output, no_faults, **changes)
 
 
 def assert_same_run(one: RunFolder, other: RunFolder) -> None:
@@ -89,18 +104,11 @@ def assert_same_run(one: RunFolder, other: RunFolder) -> None:
 def test_killed_while_nodes_were_at_work(
     method: str, uninterrupted: Callable[[str], RunFolder], tmp_path: Path
 ) -> None:
-    """Half of the clients have done the round already; they do it again from the same state."""
-    whole, changes = uninterrupted(method), changes_of(method)
-    asked = whole.rounds()[KILLED_IN - 1]["nodes"]["asked"]
-    run_and_kill(tmp_path, dict.fromkeys(second_of_four(whole, asked), then(die)), **changes)
-    resumed = run_quickly(tmp_path, nodes=4, resume="auto", **changes)
+    """Two clients have done the round already; they do it again from the same state."""
+    run_and_kill(tmp_path, in_the_middle_of(KILLED_IN), **changes_of(method))
+    resumed = run_quickly(tmp_path, nodes=4, resume="auto", **changes_of(method))
     assert len(list(tmp_path.iterdir())) == 1
-    assert_same_run(resumed, whole)
-
-
-def second_of_four(whole: RunFolder, asked: int) -> list[tuple[int, int]]:
-    """Return a (round, client) at whose reply to kill: any client that is not the round's first."""
-    return [(KILLED_IN, client) for client in ((1, 2, 3) if asked == 4 else (2, 3))]
+    assert_same_run(resumed, uninterrupted(method))
 
 
 @pytest.mark.parametrize("after", [True, False])
@@ -116,11 +124,6 @@ def test_killed_around_a_checkpoint(
 
 
 # --- what is resumed ---------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def method() -> str:
-    return "scarlet refresh"
 
 
 def finished_run(output: Path, **changes: Any) -> RunFolder:
@@ -162,7 +165,7 @@ def test_more_rounds_take_the_place_of_a_final_exchange(tmp_path: Path) -> None:
 @pytest.mark.parametrize("resume", ["auto", "PATH"])
 def test_a_final_exchange_that_was_killed_is_made_up_for(resume: str, tmp_path: Path) -> None:
     final = {"distillation__final_exchange": True, "num_rounds": 3}
-    run_and_kill(tmp_path, {(4, 1): then(die)}, **final)
+    run_and_kill(tmp_path, in_the_middle_of(4), **final)
     [killed] = tmp_path.iterdir()
     resumed = run_quickly(tmp_path, nodes=4, resume=resume.replace("PATH", str(killed)), **final)
     assert resumed.path == killed
@@ -183,7 +186,7 @@ def test_auto_without_a_run_to_go_on_with_starts_a_new_one(tmp_path: Path) -> No
 
 
 def test_a_run_that_was_killed_before_its_first_checkpoint_starts_again(tmp_path: Path) -> None:
-    run_and_kill(tmp_path, {(1, 1): then(die)}, num_rounds=2)
+    run_and_kill(tmp_path, in_the_middle_of(1), num_rounds=2)
     [killed] = tmp_path.iterdir()
     assert run_quickly(tmp_path, nodes=4, num_rounds=2, resume=str(killed)).path == killed
     assert [line["round"] for line in RunFolder(killed).rounds()] == [1, 2]
@@ -202,10 +205,15 @@ def test_a_run_folder_that_was_moved_takes_its_clients_along(tmp_path: Path) -> 
 # --- what is refused, and what is damaged --------------------------------------------------------
 
 
+@pytest.fixture(scope="module")
+def three_rounds(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    return finished_run(tmp_path_factory.mktemp("original"))
+
+
 @pytest.fixture
-def stopped(tmp_path: Path) -> RunFolder:
-    """Return a run of three rounds that was to have six."""
-    return run_quickly(tmp_path, nodes=2, num_rounds=3)
+def stopped(three_rounds: RunFolder, tmp_path: Path) -> RunFolder:
+    """Return a copy of a run of three rounds."""
+    return RunFolder(shutil.copytree(three_rounds.path, tmp_path / three_rounds.experiment))
 
 
 def go_on(folder: RunFolder, **changes: Any) -> RunFolder:
@@ -214,9 +222,9 @@ def go_on(folder: RunFolder, **changes: Any) -> RunFolder:
 
 def test_other_settings_are_refused_with_key_and_both_values(stopped: RunFolder) -> None:
     with pytest.raises(ResumeError) as refusal:
-        go_on(stopped, seed=7, scarlet__beta=2.0)
+        go_on(stopped, seed=7, models="cnn,resnet20")
     assert "seed was 0, is 7" in str(refusal.value)
-    assert "scarlet.beta was 1.5, is 2.0" in str(refusal.value)
+    assert 'models was "", is "cnn,resnet20"' in str(refusal.value)
 
 
 def test_settings_of_the_machine_and_the_clock_may_change(stopped: RunFolder) -> None:
@@ -270,10 +278,10 @@ def test_what_a_killed_checkpoint_left_behind_is_cleared_away(stopped: RunFolder
 
 def test_resumed_nodes_say_hello_again_and_lose_nothing(tmp_path: Path) -> None:
     """What the nodes hold fits what the checkpoint says of them: no client is told to start anew."""
-    run_and_kill(tmp_path, {(KILLED_IN, 3): then(die)}, num_rounds=ROUNDS)
-    run_settings = settings(tmp_path, num_rounds=ROUNDS, resume="auto")
+    run_and_kill(tmp_path, in_the_middle_of(3), num_rounds=4)
+    run_settings = settings(tmp_path, num_rounds=4, resume="auto")
     grid = grid_for(run_settings, nodes=4)
     run_over(grid, run_settings)
     trained = [request for request in grid.requests if is_train(request)]
-    assert [request.metadata.group_id for request in trained] == ["4"] * 4 + ["5"] * 4 + ["6"] * 4
+    assert [request.metadata.group_id for request in trained] == ["3"] * 4 + ["4"] * 4
     assert not any("reset" in next(iter(request.content.config_records.values())) for request in trained)

@@ -1,0 +1,1 @@
+"""What is written about Motley, and what writes it."""
