@@ -9,7 +9,8 @@ STAMP   := $(VENV)/.ready
 # the folder it was started in before the app: so it is started with this setting, in an empty folder.
 FLWR = mkdir -p $(CURDIR)/$(VENV)/empty && cd $(CURDIR)/$(VENV)/empty && PATH="$(BIN):$$PATH" \
        FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION=1 FLWR_TELEMETRY_ENABLED=0 FLWR_DISABLE_UPDATE_CHECK=1 flwr
-ONE_CPU_PER_CLIENT = --federation-config "client-resources-num-cpus=1"
+NODES ?= 2
+SIMULATED = --federation-config "num-supernodes=$(NODES) client-resources-num-cpus=1"
 
 .PHONY: setup run smoke test lint docs lock stop clean
 
@@ -22,11 +23,11 @@ $(STAMP): requirements.lock
 	@PATH="$(BIN):$$PATH" uv pip install --quiet --python $(BIN)/python --requirement requirements.lock
 	@touch $@
 
-run: $(STAMP)  ## SCARLET on digits, with Flower's default of two simulated nodes
-	$(FLWR) run $(CURDIR) --stream $(ONE_CPU_PER_CLIENT)
+run: $(STAMP)  ## SCARLET on digits, with Flower's default of two simulated nodes, or `make run NODES=10`
+	$(FLWR) run $(CURDIR) --stream $(SIMULATED)
 
 smoke: $(STAMP)  ## the shortest run that shows everything
-	$(FLWR) run $(CURDIR) --stream $(ONE_CPU_PER_CLIENT) --run-config $(CURDIR)/recipes/smoke.toml
+	$(FLWR) run $(CURDIR) --stream $(SIMULATED) --run-config $(CURDIR)/recipes/smoke.toml
 
 test: $(STAMP)
 	PATH="$(BIN):$$PATH" OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile

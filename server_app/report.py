@@ -144,7 +144,8 @@ def curves(lines: Sequence[Line]) -> str:
     by_bytes.set(xlabel="wire bytes so far, both directions (MB)")
     for axes in (by_round, by_bytes):
         axes.grid(alpha=0.3)
-        axes.legend()
+        if axes.lines:
+            axes.legend()
     drawing = io.StringIO()
     figure.savefig(drawing, format="svg")
     text = drawing.getvalue()

@@ -255,10 +255,11 @@ class MethodStrategy(Strategy):
 
     def _check_quorum(self) -> None:
         report, needed = self.report, self.settings.min_replies
-        if len(report.evaluations) < needed:
+        accepted, asked = len(report.evaluations), len(report.asked)
+        if accepted < needed:
             raise FederationError(
-                f"round {report.round}: {len(report.evaluations)} of {len(report.asked)} clients gave a "
-                f"reply that was accepted, min-replies is {needed}; a resumed run goes on from the round before"
+                f"round {report.round}: {accepted} of {asked} clients gave a reply that was accepted, "
+                f"min-replies is {needed}; a resumed run goes on from the round before"
             )
 
     def _result(self) -> tuple[ArrayRecord | None, MetricRecord | None]:

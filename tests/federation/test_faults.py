@@ -22,10 +22,10 @@ from tests.support.faults import (
     by_round,
     corrupted,
     dropped,
+    emptied,
     failing,
     in_time,
     late_by,
-    round_and_client,
     twice,
     without,
 )
@@ -72,15 +72,23 @@ def with_fields(**fields: Any) -> Fault:
 BROKEN_LABELS: dict[str, tuple[Fault, str]] = {
     "NaN among the labels": (with_first(float("nan")), "refused: labels: not all values are finite"),
     "a negative label": (with_first(-0.5), "refused: labels: negative probabilities"),
-    "rows that do not sum to 1": (with_labels(lambda labels: labels * 1.01), "refused: labels: rows must sum"),
+    "rows that do not sum to 1": (
+        with_labels(lambda labels: labels * 1.01),
+        "refused: labels: rows must sum",
+    ),
     "a row too few": (with_labels(lambda labels: labels[1:]), "refused: labels: "),
     "a class too few": (with_labels(lambda labels: labels[:, 1:]), "refused: labels: "),
     "no labels at all": (with_fields(labels=b""), "refused: labels: 0 bytes, expected"),
-    "labels of another type": (with_fields(labels=7), "refused: SoftLabelReply.labels: expected bytes, got int"),
+    "labels of another type": (
+        with_fields(labels=7),
+        "refused: SoftLabelReply.labels: expected bytes, got int",
+    ),
     "accuracy NaN": (with_fields(accuracy=float("nan")), "refused: accuracy = nan"),
     "accuracy above 1": (with_fields(accuracy=1.5), "refused: accuracy = 1.5"),
     "no test samples": (with_fields(examples=0), "refused: accuracy"),
     "a missing field": (without("cache"), "refused: SoftLabelReply.cache: expected bytes, got NoneType"),
+    "nothing at all": (emptied, "refused: record 'fields' is missing"),
+    "an error without a word": (failing(""), "error 0"),
     "an error": (failing("Traceback\n  line 3\nMemoryError: too big\n"), "MemoryError: too big"),
 }
 
@@ -116,7 +124,9 @@ def test_a_broken_reply_leaves_no_trace(broken_labels: tuple[RunFolder, RunFolde
 
 FOREIGN_INDICES: dict[str, Callable[[SoftLabelReply], SoftLabelReply]] = {
     "other samples": lambda reply: replace(reply, indices=encode_indices(np.arange(40), 120)),
-    "samples outside the pool": lambda reply: replace(reply, indices=encode_indices(np.arange(100, 140), 200)),
+    "samples outside the pool": lambda reply: replace(
+        reply, indices=encode_indices(np.arange(100, 140), 200)
+    ),
     "unreadable": lambda reply: replace(reply, indices=b"x\xff\xff"),
     "cut off": lambda reply: replace(reply, indices=b"d\xff"),
     "absent": lambda reply: replace(reply, indices=None),
@@ -157,7 +167,10 @@ BROKEN_WEIGHTS: dict[str, tuple[Fault, str]] = {
     "NaN among the weights": (of_first_tensor(lambda weights: weights * float("nan")), "refused: weights "),
     "another shape": (of_first_tensor(lambda weights: weights[1:]), "refused: tensor "),
     "another type": (of_first_tensor(torch.Tensor.double), "refused: tensor "),
-    "no samples": (corrupted(WeightsReply, lambda reply: replace(reply, trained_on=0)), "refused: trained_on"),
+    "no samples": (
+        corrupted(WeightsReply, lambda reply: replace(reply, trained_on=0)),
+        "refused: trained_on",
+    ),
     "a missing tensor": (
         corrupted(WeightsReply, lambda reply: replace(reply, weights=dict(list(reply.weights.items())[1:]))),
         "refused: tensor ",
@@ -280,10 +293,10 @@ def in_any_order(seed: int) -> Callable[[Message, Message, float], list[Delivery
     return lambda request, reply, now: [Delivery(reply, now + draw.uniform(0, 4))]
 
 
-@pytest.mark.parametrize("strategy", ["scarlet", "fedavg"])
-def test_the_order_of_arrival_changes_nothing(tmp_path: Path, strategy: str) -> None:
+@pytest.mark.parametrize("changes", [{"distillation__labels": "float32"}, {"strategy": "fedavg"}])
+def test_the_order_of_arrival_changes_nothing(tmp_path: Path, changes: dict[str, Any]) -> None:
     first, second = (
-        run_quickly(tmp_path / str(seed), nodes=4, faults=in_any_order(seed), strategy=strategy, num_rounds=3)
+        run_quickly(tmp_path / str(seed), nodes=4, faults=in_any_order(seed), num_rounds=3, **changes)
         for seed in (1, 2)
     )
     assert without_times(first.rounds()) == without_times(second.rounds())
@@ -324,7 +337,11 @@ class EverythingGoesWrong:
         well = [late_by(self._draw.uniform(0, 4)) for _ in range(8)]
         late = [late_by(self._draw.uniform(5, 14)) for _ in range(2)]
         error = failing("OSError: no space left on device")
-        broken = [with_fields(loss=float("nan")), with_fields(labels=b"1234567"), with_fields(cache=b"8 bytes.")]
+        broken = [
+            with_fields(loss=float("nan")),
+            with_fields(labels=b"1234567"),
+            with_fields(cache=b"8 bytes."),
+        ]
         deck = [*well, *late, dropped, twice, error, *broken]
         self._draw.shuffle(deck)
         return deck

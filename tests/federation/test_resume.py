@@ -15,9 +15,10 @@ from protocol.errors import ResumeError
 from server_app.checkpoint import CheckpointStore
 from server_app.run_folder import RunFolder
 from strategies.method import ServerMethod
-from tests.support.faults import in_time
+from tests.support.faults import by_round, failing, in_time
 from tests.support.federation import grid_for, run_over, run_quickly, settings, without_times
 from tests.support.grid import Delivery, Faults, is_train, no_faults
+from tests.support.witness import Witness
 
 KILLED_IN = 3
 ROUNDS = 4
@@ -217,7 +218,9 @@ def stopped(three_rounds: RunFolder, tmp_path: Path) -> RunFolder:
 
 
 def go_on(folder: RunFolder, **changes: Any) -> RunFolder:
-    return run_quickly(folder.path.parent, nodes=2, **{"num_rounds": 4, "resume": str(folder.path), **changes})
+    return run_quickly(
+        folder.path.parent, nodes=2, **{"num_rounds": 4, "resume": str(folder.path), **changes}
+    )
 
 
 def test_other_settings_are_refused_with_key_and_both_values(stopped: RunFolder) -> None:
@@ -249,7 +252,9 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
     damaged.unlink()
     if damage != "gone":
         damaged.write_bytes(content[: len(content) // 2] if damage == "cut off" else b"")
-    assert CheckpointStore(stopped.checkpoints).newest().round == 2  # type: ignore[union-attr]
+    newest = CheckpointStore(stopped.checkpoints).newest()
+    assert newest is not None
+    assert newest.round == 2
     if damage == "cut off":
         assert without_times(go_on(stopped).rounds()[:3]) == without_times(whole)
 
@@ -274,6 +279,25 @@ def test_what_a_killed_checkpoint_left_behind_is_cleared_away(stopped: RunFolder
     (leftover / "model.safetensors").write_bytes(b"half of it")
     go_on(stopped)
     assert [path.name for path in sorted(stopped.checkpoints.iterdir())] == ["round-000003", "round-000004"]
+
+
+def test_a_server_set_back_to_an_old_backup_teaches_no_wrong_label(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its clients are rounds ahead of it, and round 3 goes another way than the first time."""
+    witness = Witness(monkeypatch)
+    changes: dict[str, Any] = {"min_replies": 0, "nodes": 3}
+    folder = run_quickly(tmp_path, num_rounds=2, **changes)
+    backup = shutil.copytree(folder.checkpoints, tmp_path / "backup")
+    run_quickly(tmp_path, num_rounds=5, resume=str(folder.path), **changes)
+    shutil.rmtree(folder.checkpoints)
+    backup.rename(folder.checkpoints)
+
+    silence = by_round({(3, client): failing("out of memory") for client in range(3)})
+    resumed = run_quickly(tmp_path, num_rounds=7, faults=silence, resume=str(folder.path), **changes)
+    assert [line["nodes"]["answered"] for line in resumed.rounds()] == [3, 3, 0, 3, 3, 3, 3]
+    assert witness.wrong == []
+    assert witness.compared > 500
 
 
 def test_resumed_nodes_say_hello_again_and_lose_nothing(tmp_path: Path) -> None:

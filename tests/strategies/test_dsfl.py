@@ -39,7 +39,9 @@ def test_every_round_asks_for_the_whole_subset_and_sends_all_its_labels(federati
 def test_labels_are_what_era_makes_of_the_mean_prediction(federation):
     exchanges = federation.play()
 
-    predictions = [torch.frombuffer(bytearray(x.reply.labels), dtype=torch.float32) for x in exchanges.values()]
+    predictions = [
+        torch.frombuffer(bytearray(x.reply.labels), dtype=torch.float32) for x in exchanges.values()
+    ]
     mean = torch.stack(predictions).double().mean(dim=0).reshape(-1, 3)
     labels = torch.tensor(list(federation.spy.server.values()))
     assert torch.equal(labels, era(mean, federation.settings.dsfl.temperature))
@@ -51,6 +53,8 @@ def test_paper_bytes_are_the_closed_formula(federation):
         for name, outgoing in federation.begin().items():
             labels_down = subset if round > 1 else 0
             assert outgoing.paper_down == 8 * subset + labels_down * per_label
-            incoming = federation.server.accept(name, round, federation.nodes[name].handle(outgoing.content).content)
+            incoming = federation.server.accept(
+                name, round, federation.nodes[name].handle(outgoing.content).content
+            )
             assert incoming.paper_up == subset * per_label
         federation.finish()

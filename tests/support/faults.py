@@ -16,19 +16,16 @@ PayloadT = TypeVar("PayloadT", bound=Payload)
 
 
 def by_round(faults: Mapping[tuple[int, int], Fault], otherwise: Fault | None = None) -> Faults:
-    """Return faults that befall the replies of a (round, client); the others fare as ``otherwise``."""
+    """Return faults that befall the reply of a node, by number, in a round; others fare as ``otherwise``."""
 
     def fault(request: Message, reply: Message, now: float) -> list[Delivery]:
-        where = round_and_client(request) if is_train(request) else None
-        happens = faults.get(where, otherwise or in_time) if where else in_time
+        if not is_train(request):
+            return in_time(reply, now)
+        client = request.metadata.dst_node_id - FIRST_NODE
+        happens = faults.get((int(request.metadata.group_id), client), otherwise or in_time)
         return happens(reply, now)
 
     return fault
-
-
-def round_and_client(request: Message) -> tuple[int, int]:
-    """Return the round a message belongs to, and which of the grid's nodes it goes to."""
-    return int(request.metadata.group_id), request.metadata.dst_node_id - FIRST_NODE
 
 
 def in_time(reply: Message, now: float) -> list[Delivery]:
@@ -74,6 +71,10 @@ def without(field: str) -> Fault:
         return [Delivery(reply, now)]
 
     return fault
+
+
+def emptied(reply: Message, now: float) -> list[Delivery]:
+    return [Delivery(_in_place_of(reply, RecordDict()), now)]
 
 
 def then(action: Callable[[], object], fault: Fault = in_time) -> Fault:

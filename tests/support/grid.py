@@ -107,9 +107,7 @@ class InProcessGrid(Grid):
 
     def replies_of(self, node_id: int) -> list[Message]:
         """Return the rounds' replies of a node that the server has taken, in order."""
-        return [
-            reply for reply in self.replies if is_train(reply) and reply.metadata.src_node_id == node_id
-        ]
+        return [reply for reply in self.replies if is_train(reply) and reply.metadata.src_node_id == node_id]
 
     # --- Flower's interface --------------------------------------------------------------------
 

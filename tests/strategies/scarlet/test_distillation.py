@@ -43,7 +43,12 @@ def test_distillation_on_no_label_leaves_the_network_as_it_is():
     nothing = torch.zeros(0, dtype=torch.int64)
 
     distil(
-        network, public_pool(settings), nothing.numpy(), torch.zeros(0, 3), settings.distillation, torch.Generator()
+        network,
+        public_pool(settings),
+        nothing.numpy(),
+        torch.zeros(0, 3),
+        settings.distillation,
+        torch.Generator(),
     )
 
     assert all(torch.equal(network.state_dict()[name], before[name]) for name in before)

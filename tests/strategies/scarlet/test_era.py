@@ -42,7 +42,9 @@ def test_enhanced_era_equals_the_official_code_where_that_gives_numbers(case):
 def test_enhanced_era_of_the_anchor():
     expected = torch.tensor([[0.5547945, 0.3356164, 0.1095891]])
 
-    torch.testing.assert_close(enhanced_era(torch.tensor([[0.45, 0.35, 0.2]]), 2), expected, atol=1e-7, rtol=0)
+    torch.testing.assert_close(
+        enhanced_era(torch.tensor([[0.45, 0.35, 0.2]]), 2), expected, atol=1e-7, rtol=0
+    )
 
 
 @pytest.mark.parametrize(("classes", "beta"), [(10, 50), (200, 20)])

@@ -29,7 +29,9 @@ def play(monkeypatch, tmp_path):
         rounds = simulation["rounds"]
         subsets = [np.sort(np.array(recorded["subset"])) for recorded in rounds]
         subsets.append(subsets[0])  # of the final exchange; nothing is done with it
-        monkeypatch.setattr("strategies.scarlet.cache.draw_subset", lambda seed, round, *sizes: subsets[round - 1])
+        monkeypatch.setattr(
+            "strategies.scarlet.cache.draw_subset", lambda seed, number, *sizes: subsets[number - 1]
+        )
         settings = tiny_settings(
             public__size=simulation["pool"],
             public__subset_size=simulation["subset"],
@@ -139,4 +141,6 @@ def test_paper_bytes_are_the_official_ones(play, name):
 def test_no_client_ever_falls_out_of_step(play, name):
     for _, happened in list(play(name))[:ROUNDS]:
         assert happened["notes"] == {""}
-        assert not any(exchange.reply.lost or exchange.request.reset for exchange in happened["exchanges"].values())
+        assert not any(
+            exchange.reply.lost or exchange.request.reset for exchange in happened["exchanges"].values()
+        )

@@ -25,7 +25,9 @@ def positions(draw, pool_size=POOL):
     alike = st.integers(1, 2**31 - 1).map(lambda version: [version] * len(indices))
     mixed = st.lists(st.integers(1, 2**31 - 1), min_size=len(indices), max_size=len(indices))
     versions = np.array(draw(st.one_of(alike, mixed)), dtype=np.int32)
-    return Positions(LabelsInUse(indices, versions), draw(index_sets(len(indices))), draw(index_sets(pool_size)))
+    return Positions(
+        LabelsInUse(indices, versions), draw(index_sets(len(indices))), draw(index_sets(pool_size))
+    )
 
 
 def request(**fields):
@@ -89,7 +91,9 @@ def test_malformed_positions_are_refused(changes):
         Positions.from_request(request(**fields), POOL)
 
 
-@given(st.binary(max_size=20), st.binary(max_size=20), st.none() | st.binary(max_size=20), st.binary(max_size=20))
+@given(
+    st.binary(max_size=20), st.binary(max_size=20), st.none() | st.binary(max_size=20), st.binary(max_size=20)
+)
 def test_foreign_bytes_are_read_as_positions_in_the_pool_or_refused(used, versions, sent, requested):
     try:
         read = Positions.from_request(

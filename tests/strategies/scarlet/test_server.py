@@ -92,7 +92,9 @@ def test_predictions_that_come_late_are_not_merged(federation):
     incoming = run.server.accept("cem", 1, late.content)
 
     assert (incoming.paper_up, incoming.notes) == (0, "")
-    assert np.array_equal(run.server.state().arrays["cache.rows"], without.server.state().arrays["cache.rows"])
+    assert np.array_equal(
+        run.server.state().arrays["cache.rows"], without.server.state().arrays["cache.rows"]
+    )
 
 
 def test_rounds_must_follow_one_another(federation):
@@ -172,7 +174,10 @@ def check_refusal(federation, spoil, indices):
     """Refuse ben's reply of the second round; compare with a run in which it never arrived."""
     refused, never = (
         federation(
-            distillation__labels="float32", distillation__indices=indices, public__subset_size=4, scarlet__cache_duration=0
+            distillation__labels="float32",
+            distillation__indices=indices,
+            public__subset_size=4,
+            scarlet__cache_duration=0,
         )
         for _ in range(2)
     )
@@ -295,7 +300,11 @@ def test_a_client_that_had_to_start_anew_still_has_to_after_a_checkpoint(federat
     run.restart_server()
 
     requests = {name: exchange.request for name, exchange in run.play().items()}
-    assert {name: request.reset for name, request in requests.items()} == {"ada": True, "ben": None, "cem": None}
+    assert {name: request.reset for name, request in requests.items()} == {
+        "ada": True,
+        "ben": None,
+        "cem": None,
+    }
 
 
 # --- the exchange after the last round -----------------------------------------------------------
@@ -303,7 +312,9 @@ def test_a_client_that_had_to_start_anew_still_has_to_after_a_checkpoint(federat
 
 @pytest.mark.parametrize("strategy", ["scarlet", "dsfl"])
 @pytest.mark.parametrize("indices", ["derived", "explicit"])
-def test_the_final_exchange_brings_the_last_labels_and_changes_nothing_on_the_server(federation, strategy, indices):
+def test_the_final_exchange_brings_the_last_labels_and_changes_nothing_on_the_server(
+    federation, strategy, indices
+):
     run, without = (
         federation(strategy=strategy, distillation__final_exchange=True, distillation__indices=indices)
         for _ in range(2)

@@ -1,0 +1,60 @@
+"""The table's figures."""
+
+from typing import Any
+
+import pytest
+
+from protocol.ledger import Traffic
+from protocol.settings import RunSettings
+from server_app.report import Summary, curves
+
+SETTINGS = RunSettings.parse({"num-rounds": 3, "public.size": 10_000, "public.subset-size": 1_000})
+
+
+def line(round: int, asked: int = 100, accuracy: float | None = 0.5, **others: Any) -> dict[str, Any]:
+    return {
+        "round": round,
+        "nodes": {"asked": asked, "answered": asked, "failed": []},
+        "seconds": {},
+        "bytes": {"paper_up": 1_000_000, "paper_down": 2_000_000, "wire_up": 10, "wire_down": 20},
+        "server": {"accuracy": accuracy, "loss": None},
+        "clients": {"accuracy": None, "loss": None},
+        **others,
+    }
+
+
+def summary(*lines: dict[str, Any], settings: RunSettings = SETTINGS) -> Summary:
+    return Summary(settings, 10, lines, Traffic(wire_up=1), "finished")
+
+
+def test_dsfl_would_have_cost_104_000_bytes_an_exchange() -> None:
+    """Up m(4C + 8) = 48,000; down 8m for the request and as much as up for the labels."""
+    first, later, last = 48_000 + 8_000, 104_000, 48_000
+    assert summary(line(1)).dsfl_paper_bytes == 100 * first
+    assert summary(line(1), line(2)).dsfl_paper_bytes == 100 * (first + later)
+    assert summary(line(1), line(2, final=True)).dsfl_paper_bytes == 100 * (first + last)
+
+
+def test_the_rows_tell_rounds_accuracies_and_savings() -> None:
+    rows = dict(
+        summary(line(1, accuracy=0.8), line(2, accuracy=0.7), line(3, final=True, accuracy=None)).rows()
+    )
+    assert rows["rounds"] == "2 of 3"
+    assert rows["accuracy of the server"] == "70.0 % (best 80.0 %)"
+    assert rows["accuracy of the clients"] == "–"
+    assert rows["paper bytes up / down"] == "3.00 MB / 6.00 MB"
+    assert rows["against DS-FL (20.80 MB by its formula)"] == "paper 56.7 % saved, wire 100.0 % saved"
+
+
+def test_what_costs_more_is_not_called_a_saving() -> None:
+    rows = dict(summary(line(1, asked=1)).rows())
+    assert rows["against DS-FL (56.00 kB by its formula)"].startswith("paper 53.6 times as much")
+
+
+def test_a_run_of_no_round_has_a_table() -> None:
+    assert dict(summary().rows())["rounds"] == "0 of 3"
+
+
+@pytest.mark.filterwarnings("error")
+def test_curves_without_any_accuracy_are_drawn_empty() -> None:
+    assert curves([line(1, accuracy=None)]).startswith("<svg")

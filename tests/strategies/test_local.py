@@ -1,0 +1,49 @@
+import torch
+
+from strategies.local import train_locally
+from strategies.training import fit
+from tests.strategies.sides import assert_same_weights, client_side, linear_network, tiny_settings
+
+
+def trained(folder, round=1, name="ada", **changes):
+    model = linear_network(0)
+    train_locally(model, client_side(tiny_settings(**changes), name, folder), round)
+    return model.state_dict()
+
+
+def test_local_training_lowers_the_loss_on_the_clients_own_samples(tmp_path):
+    client = client_side(tiny_settings(train__epochs=30), "ada", tmp_path)
+    model = linear_network(0)
+    loss = torch.nn.CrossEntropyLoss()
+    before = loss(model(client.data.train.inputs), client.data.train.targets)
+
+    train_locally(model, client, round=1)
+
+    assert loss(model(client.data.train.inputs), client.data.train.targets) < before
+
+
+def test_local_training_takes_its_settings_from_the_table_train(tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr("strategies.local.fit", lambda *values: calls.append(values) or fit(*values))
+
+    trained(tmp_path, train__momentum=0.5, train__weight_decay=0.25, train__epochs=2)
+
+    ((_, _, samples, table, _, momentum, weight_decay),) = calls
+    assert (samples, table.epochs, momentum, weight_decay) == (9, 2, 0.5, 0.25)
+
+
+def test_local_training_can_be_repeated(tmp_path):
+    assert_same_weights(trained(tmp_path), trained(tmp_path))
+
+
+def test_rounds_and_clients_draw_apart(tmp_path):
+    reference = trained(tmp_path)["1.weight"]
+
+    assert not torch.equal(trained(tmp_path, round=2)["1.weight"], reference)
+    assert not torch.equal(trained(tmp_path, seed=1)["1.weight"], reference)
+
+
+def test_augmentation_changes_what_is_learned_from(tmp_path):
+    assert not torch.equal(
+        trained(tmp_path, train__augmentation="shift")["1.weight"], trained(tmp_path)["1.weight"]
+    )
