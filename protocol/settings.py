@@ -201,6 +201,16 @@ class RunSettings(_Table):
             )
         return self
 
+    @model_validator(mode="after")
+    def _early_stopping_has_its_figure(self) -> Self:
+        stopping = self.early_stopping
+        if self.strategy == "individual" and stopping.patience and stopping.metric == "server-accuracy":
+            raise ValueError(
+                'early-stopping.metric = "server-accuracy": strategy individual has no server model; '
+                'allowed is "clients-accuracy"'
+            )
+        return self
+
     @property
     def output_path(self) -> Path:
         """``output-dir`` with ``~`` expanded."""

@@ -1,6 +1,7 @@
 """One run from its settings to its report."""
 
 import logging
+import shutil
 from dataclasses import dataclass
 
 import torch
@@ -66,7 +67,13 @@ def run(grid: Grid, settings: RunSettings, simulation: bool, clock: Clock | None
         torch.set_num_threads(1)
     clock = clock or WallClock()
     federation = build(settings, simulation, clock)
-    folder = federation.folder
+    with federation.folder.lock():
+        _run(grid, federation, clock)
+    return federation.folder
+
+
+def _run(grid: Grid, federation: Federation, clock: Clock) -> None:
+    settings, folder = federation.settings, federation.folder
     done = _go_on(federation)
     log.info("Run folder: %s", folder.path)
     say_how_it_went = _Epilogue(federation)
@@ -93,7 +100,6 @@ def run(grid: Grid, settings: RunSettings, simulation: bool, clock: Clock | None
     finally:
         metrics.close()
         say_how_it_went(ending)
-    return folder
 
 
 class _Epilogue:
@@ -139,6 +145,7 @@ def _run_what_is_left(federation: Federation, loop: RoundLoop, done: int, stoppe
     if done >= last and (folder.had_final_exchange() or not federation.method.final_exchange):
         return stopped
     folder.forget_rounds_after(done)
+    shutil.rmtree(folder.models, ignore_errors=True)
     return loop.run(done + 1, last) or stopped
 
 

@@ -1,7 +1,11 @@
 """The folder of a run: what it holds, and how a stopped run is found again."""
 
+import fcntl
 import json
+import os
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Self
@@ -93,6 +97,28 @@ class RunFolder:
             if old.get(key) != new.get(key)
         ]
 
+    def has_more(self, settings: RunSettings) -> bool:
+        """Tell whether the run did not come to its end, or is now asked for more rounds."""
+        finished = self.models.is_dir()
+        planned: int = json.loads(self.settings_file.read_text())["num-rounds"]
+        return not finished or settings.num_rounds > planned
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep a second process from running in the same folder.
+
+        Raises
+        ------
+        ResumeError
+            If another process has it.
+        """
+        with (self.path / ".lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise ResumeError(f"{self.path}: this run is going on in another process") from error
+            yield
+
     def rounds(self, until: int | None = None) -> list[dict[str, Any]]:
         """Return the lines of ``rounds.jsonl``; a last line that a crash cut off is left out."""
         lines = []
@@ -111,6 +137,8 @@ class RunFolder:
         """Add a round's line."""
         with self.rounds_file.open("a") as file:
             file.write(json.dumps(line) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
 
     def forget_rounds_after(self, round: int) -> None:
         """Drop the lines of rounds that no checkpoint stands for."""
@@ -122,7 +150,6 @@ class RunFolder:
         """Find the newest unfinished run with these settings, if there is one."""
         paths = sorted(settings.output_path.glob("*/settings.json"), reverse=True)
         for folder in (cls(path.parent) for path in paths):
-            unfinished = len(folder.rounds()) < settings.num_rounds or not folder.models.is_dir()
-            if folder.checkpoints.is_dir() and unfinished and not folder.differences(settings):
+            if folder.checkpoints.is_dir() and not folder.differences(settings) and folder.has_more(settings):
                 return folder
         return None

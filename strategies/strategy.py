@@ -222,7 +222,7 @@ class MethodStrategy(Strategy):
             return
         self._out.remove(asked)
         if reply.has_error():
-            self._fail(asked, _first_line(reply.error.reason) or f"error {reply.error.code}")
+            self._fail(asked, _telling_line(reply.error.reason) or f"error {reply.error.code}")
             return
         try:
             incoming = self.method.accept(asked.client, asked.round, reply.content)
@@ -271,7 +271,7 @@ class MethodStrategy(Strategy):
         return arrays, metrics
 
 
-def _first_line(reason: str | None) -> str:
+def _telling_line(reason: str | None) -> str:
     """Return the telling line of an error's reason, which may hold a whole traceback."""
     lines = [line.strip() for line in (reason or "").splitlines() if line.strip()]
     return lines[-1] if lines else ""

@@ -178,6 +178,18 @@ def test_a_final_exchange_that_was_killed_is_made_up_for(resume: str, tmp_path: 
     ]
 
 
+def test_auto_takes_a_run_that_stopped_early_for_finished(tmp_path: Path) -> None:
+    early = {"num_rounds": 4, "early_stopping__patience": 1, "train__learning_rate": 1e-9}
+    stopped_early = run_quickly(tmp_path, **early)
+    assert len(stopped_early.rounds()) < 4
+    assert run_quickly(tmp_path, resume="auto", **early).path != stopped_early.path
+
+
+def test_a_folder_that_another_process_runs_in_is_refused(stopped: RunFolder) -> None:
+    with stopped.lock(), pytest.raises(ResumeError, match="going on in another process"):
+        go_on(stopped)
+
+
 def test_auto_without_a_run_to_go_on_with_starts_a_new_one(tmp_path: Path) -> None:
     first = finished_run(tmp_path, resume="auto")
     assert len(first.rounds()) == 3

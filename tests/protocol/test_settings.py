@@ -142,6 +142,15 @@ WRONG_RUNS = [
     ({"output-dir": "~nobody-has-this-name/runs"}, 'output-dir = "~nobody-has-this-name/runs"', "absolute"),
     ({"resume": "runs/7"}, 'resume = "runs/7"', '"", "auto" or an absolute path'),
     (
+        {
+            "strategy": "individual",
+            "early-stopping.patience": 3,
+            "early-stopping.metric": "server-accuracy",
+        },
+        'early-stopping.metric = "server-accuracy"',
+        'allowed is "clients-accuracy"',
+    ),
+    (
         {"strategy": "fedavg", "models": "cnn,resnet20"},
         'models = "cnn,resnet20"',
         'fedavg averages weights, .* model = "cnn"',
