@@ -36,7 +36,7 @@ def test_a_killed_supernode_rejoins_with_its_identity_and_state(tmp_path):
         start_hospital(flower, 0, "cnn")
         wait_for(lambda: len(flower.rounds()) >= ROUNDS, 420, "all rounds")
         folder = flower.run_folder()
-        wait_for(lambda: (folder / "summary.txt").exists(), 60, "the table")
+        wait_for((folder / "summary.txt").exists, 60, "the table")
         rounds = flower.rounds()
 
     answered = [line["nodes"]["answered"] for line in rounds]

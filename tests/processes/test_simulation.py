@@ -59,7 +59,7 @@ def test_a_stopped_run_leaves_a_checkpoint_and_a_table_and_can_be_resumed(flower
     store = CheckpointStore(folder / "checkpoint")
     wait_for(lambda: store.newest() is not None, 120, "the first checkpoint")
     flower.command(["flwr", "stop", run_id, "test"], 60)
-    wait_for(lambda: (folder / "summary.txt").exists(), 90, "the table")
+    wait_for((folder / "summary.txt").exists, 90, "the table")
     assert "stopped" in (folder / "summary.txt").read_text()
     checkpoint = store.newest()
     assert checkpoint is not None

@@ -45,22 +45,16 @@ class Deployment:
         """Start the SuperLink and wait until it answers."""
         empty = self.folder / "empty"
         empty.mkdir(exist_ok=True)
-        self._start(
-            "superlink",
-            ["flower-superlink", "--insecure", "--host", "127.0.0.1", "--port", str(self.http_port)]
-            + ["--fleet-api-address", f"127.0.0.1:{self.fleet_port}", *flags],
-            working_folder or empty,
-        )
+        command = f"flower-superlink --insecure --host 127.0.0.1 --port {self.http_port}".split()
+        fleet = ("--fleet-api-address", f"127.0.0.1:{self.fleet_port}")
+        self._start("superlink", [*command, *fleet, *flags], working_folder or empty)
         wait_for(lambda: is_open(self.http_port), 60, "the SuperLink's HTTP port")
 
     def start_supernode(self, node_config: str) -> subprocess.Popen[bytes]:
         """Start a SuperNode that speaks gRPC to the SuperLink."""
-        return self._start(
-            f"supernode-{len(self._processes)}",
-            ["flower-supernode", "--insecure", "--superlink", f"127.0.0.1:{self.fleet_port}"]
-            + ["--port", str(free_port()), "--node-config", node_config],
-            self.folder,
-        )
+        command = f"flower-supernode --insecure --superlink 127.0.0.1:{self.fleet_port}".split()
+        own = ("--port", str(free_port()), "--node-config", node_config)
+        return self._start(f"supernode-{len(self._processes)}", [*command, *own], self.folder)
 
     def run(self, run_config: str, *flags: str, seconds: float = 280) -> subprocess.CompletedProcess[str]:
         """Run ``flwr run`` to the end of its log stream."""

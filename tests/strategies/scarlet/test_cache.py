@@ -169,6 +169,17 @@ def test_digest_covers_the_request():
     assert versions.digest(plan) != versions.digest(plan.without_request())
 
 
+@pytest.mark.parametrize("drawn", [True, False])
+def test_digest_covers_what_is_stored_of_samples_drawn_or_not(drawn):
+    versions = Versions(CachePolicy(0, 8, 4, 2, "refresh"))
+    plan = versions.plan()
+    before = versions.digest(plan)
+
+    versions.stored[plan.subset[0] if drawn else np.setdiff1d(range(8), plan.subset)[0]] = 1
+
+    assert versions.digest(plan) != before
+
+
 # --- the labels themselves -----------------------------------------------------------------------
 
 

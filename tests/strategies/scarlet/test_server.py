@@ -10,10 +10,12 @@ from hypothesis import strategies as st
 
 from protocol.encodings import encode_indices
 from protocol.errors import MessageError
+from protocol.messages import SoftLabelRequest
+from protocol.randomness import draw_subset
 from strategies import server_method
 from strategies.scarlet import enhanced_era
 from tests.strategies.scarlet.exchange import DistillationSpy, Federation, assert_same_server, stored
-from tests.strategies.sides import CLASSES, EXPERIMENT, server_side, tiny_settings
+from tests.strategies.sides import CLASSES, EXPERIMENT, assert_same_weights, server_side, tiny_settings
 
 NAMES = ("ada", "ben", "cem")
 POOL = 8
@@ -78,23 +80,28 @@ def test_a_second_copy_of_a_reply_counts_once(federation):
     assert_same_server(twice.server, once.server)
 
 
-def test_predictions_that_come_late_are_not_merged(federation):
-    run, without = federation(), federation()
-    outgoing = run.begin()
-    late = run.nodes["cem"].handle(outgoing["cem"].content)
+@pytest.mark.parametrize("rounds_late", [1, 2])
+def test_a_late_reply_is_not_merged_but_acknowledges(federation, rounds_late):
+    run, without = federation(public__subset_size=6), federation(public__subset_size=6)
     for other in (run, without):
-        if other is without:
-            other.begin()
-        for name in ("ada", "ben"):
-            other.server.accept(name, 1, run.nodes[name].handle(outgoing[name].content).content)
+        other.play()
+        late = other.play(silent=["cem"])["cem"]
+        for _ in range(rounds_late - 1):
+            other.play(["ada", "ben"])
+        outgoing = other.begin(["ada", "ben"])
+        if other is run:
+            incoming = run.server.accept("cem", 2, late.content)
+            assert (incoming.paper_up, incoming.notes) == (0, "")
+        for name, message in outgoing.items():
+            other.server.accept(name, other.round + 1, other.nodes[name].handle(message.content).content)
         other.finish()
 
-    incoming = run.server.accept("cem", 1, late.content)
-
-    assert (incoming.paper_up, incoming.notes) == (0, "")
+    assert_same_weights(run.server.model().state_dict(), without.server.model().state_dict())
     assert np.array_equal(
         run.server.state().arrays["cache.rows"], without.server.state().arrays["cache.rows"]
     )
+    bases = [SoftLabelRequest.from_record(other.begin()["cem"].content).base for other in (run, without)]
+    assert bases[0] == late.reply.cache != bases[1]
 
 
 def test_rounds_must_follow_one_another(federation):
@@ -334,8 +341,7 @@ def test_the_final_exchange_brings_the_last_labels_and_changes_nothing_on_the_se
     cache = ("stored", "in-use.indices", "in-use.versions", "cache.versions", "cache.rows")
     for name in cache:
         assert np.array_equal(run.server.state().arrays[name], without.server.state().arrays[name])
-    weights = without.server.model().state_dict()
-    assert all(torch.equal(tensor, weights[name]) for name, tensor in run.server.model().state_dict().items())
+    assert_same_weights(run.server.model().state_dict(), without.server.model().state_dict())
     assert run.server.state().facts["round"] == 3
 
 
@@ -391,13 +397,11 @@ def test_paper_bytes_of_a_run_with_the_whole_pool_are_the_closed_formula(federat
 
 @pytest.mark.parametrize("expiry", ["refresh", "evict"])
 def test_paper_bytes_of_a_run_are_the_closed_formula_summed_by_hand(federation, expiry):
-    from strategies.scarlet import cache
-
     rounds, duration, label = 10, 2, 4 * CLASSES
     run = federation(scarlet__expiry=expiry, scarlet__cache_duration=duration)
     stored_in, requested, down = {}, 0, 0
     for round in range(1, rounds + 1):
-        subset = cache.draw_subset(run.settings.seed, round, POOL, 4).tolist()
+        subset = draw_subset(run.settings.seed, round, POOL, 4).tolist()
         down += 16 * len(subset) if round > 1 else 0
         down += label * requested  # the labels of what was requested in the round before
         asked = [sample for sample in subset if round - stored_in.get(sample, -9) > duration]
