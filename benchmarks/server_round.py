@@ -66,7 +66,7 @@ def play_round(server: SoftLabelServer, method: str, classes: int, number: int) 
     replies = {}
     for name in names:
         # All clients answer and hold what they were sent, so each has the digest the server expects.
-        digest = server._acknowledged._expected[name, number].digest()
+        digest = server._acknowledged._expected[name][1].digest()
         replies[name] = SoftLabelReply(0.5, 1.0, 10, digest, rows, named).to_record()
     _timed(seconds, "accept", lambda: [server.accept(name, number, replies[name]) for name in names])
     learning = 0.0

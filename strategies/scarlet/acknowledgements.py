@@ -54,7 +54,8 @@ class Acknowledgements:
         self.pool_size = pool_size
         self._held: dict[str, _Holding] = {}
         self._forgotten: set[str] = set()
-        self._expected: dict[tuple[str, int], _Holding] = {}
+        self._expected: dict[str, tuple[int, _Holding]] = {}
+        """Round of each client's last message, and what the client should hold after it."""
 
     def deliver(
         self, client: str, round: int, labels: LabelsInUse, cache: LabelCache, stored: VersionArray
@@ -62,7 +63,7 @@ class Acknowledgements:
         """Decide what to send to a client, and remember what it should hold once it has it."""
         held = self._holding(client)
         lacking = held.versions[labels.indices] != labels.versions
-        self._expected[client, round] = held.with_labels(labels, cache, stored)
+        self._expected[client] = (round, held.with_labels(labels, cache, stored))
         return Delivery(np.flatnonzero(lacking), held.digest(), client in self._forgotten)
 
     def acknowledge(self, client: str, round: int, digest: bytes, lost: bool) -> bool:
@@ -71,20 +72,18 @@ class Acknowledgements:
         Nor is a client as expected that was ``lost``, whatever it holds: it could not tell what the
         labels were that it was sent.
 
-        An exchange of which nothing is expected any more (answered before, overtaken by a later one,
-        or sent before the client was forgotten) says nothing and changes nothing.
+        Only the client's last message counts. A reply to an earlier one, a second reply, or one to a
+        message from before the client was forgotten says nothing and changes nothing.
         """
-        expected = self._expected.get((client, round))
-        if expected is None:
+        asked_in, expected = self._expected.get(client, (None, None))
+        if expected is None or asked_in != round:
             return True
         if lost or expected.digest() != digest:
             self.forget(client)
             return False
         self._held[client] = expected
         self._forgotten.discard(client)
-        self._drop(
-            [exchange for exchange in self._expected if exchange[0] == client and exchange[1] <= round]
-        )
+        del self._expected[client]
         return True
 
     def greet(self, client: str, digests: Sequence[bytes]) -> bool:
@@ -97,16 +96,8 @@ class Acknowledgements:
     def forget(self, client: str) -> None:
         """Believe nothing of a client any more: it starts anew with the next exchange."""
         self._held.pop(client, None)
+        self._expected.pop(client, None)
         self._forgotten.add(client)
-        self._drop([exchange for exchange in self._expected if exchange[0] == client])
-
-    def drop_expectations(self, before: int) -> None:
-        """Forget what was expected of exchanges of rounds before ``before``."""
-        self._drop([exchange for exchange in self._expected if exchange[1] < before])
-
-    def _drop(self, exchanges: Sequence[tuple[str, int]]) -> None:
-        for exchange in exchanges:
-            del self._expected[exchange]
 
     def state(self) -> tuple[dict[str, NDArray[np.generic]], dict[str, list[str]]]:
         """Return the beliefs as arrays and names, for a checkpoint."""

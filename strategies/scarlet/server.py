@@ -31,8 +31,6 @@ from strategies.scarlet.positions import Positions
 Aggregation = Callable[[Tensor], Tensor]
 """Turns the clients' mean z̄ into the labels ẑ that everyone distils on, both (n, classes)."""
 
-_LATE_ROUNDS = 2
-
 
 @dataclass(frozen=True)
 class SentLabels:
@@ -89,7 +87,6 @@ class SoftLabelServer:
         self._final = final
         self._predictions = {}
         self._asked_explicitly = set()
-        self._acknowledged.drop_expectations(before=round - _LATE_ROUNDS)
         digest = self._versions.digest(self._plan)
         silent = self._silent_field(round)
         return {client: self._message(client, self._plan, digest, silent, final) for client in clients}

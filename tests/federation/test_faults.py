@@ -262,19 +262,19 @@ def test_a_late_reply_counts_its_bytes_where_it_arrives(
     assert [line["bytes"]["wire_up"] for line in folder.rounds()] == list(sizes.values())
 
 
-@pytest.mark.parametrize("reply_comes", [True, False])
-def test_a_late_reply_still_acknowledges(tmp_path: Path, reply_comes: bool) -> None:
+@pytest.mark.parametrize("seconds", [7.0, 9.5, None], ids=["one-round", "two-rounds", "never"])
+def test_a_late_reply_still_acknowledges(tmp_path: Path, seconds: float | None) -> None:
     """What a message brought is not sent again if its reply came late, and is if it never came."""
     # D is large and P^t is most of P, so nearly every label of round 2 is in use in round 4 again.
-    changes = {"public__subset_size": 100, "scarlet__cache_duration": 50, "num_rounds": 5}
+    changes = {"public__subset_size": 100, "scarlet__cache_duration": 50, "num_rounds": 7}
     run_settings = settings(tmp_path, **changes)
-    late = late_by(7.0) if reply_comes else dropped
+    late = dropped if seconds is None else late_by(seconds)
     grid = grid_for(run_settings, faults=by_round({(2, 1): late}, otherwise=late_by(3.0)))
     run_over(grid, run_settings)
     _, late_node, node = grid.nodes
     first_of_all = wire_bytes(grid.requests_to(node)[1])  # brings 100 labels
     next_one = wire_bytes(grid.requests_to(late_node)[2])
-    assert (next_one < 0.5 * first_of_all) == reply_comes
+    assert (next_one < 0.5 * first_of_all) == (seconds is not None)
 
 
 def round_of(message: Message) -> int:
