@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim.sgd import sgd
 
 from data import Samples, batches
 from protocol.messages import Evaluation
@@ -56,19 +57,44 @@ def fit(
     """
     if samples == 0:
         return
-    optimizer = torch.optim.SGD(
-        model.parameters(), settings.learning_rate, momentum=momentum, weight_decay=weight_decay
-    )
+    parameters: list[Tensor] = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    velocities: list[Tensor | None] = [None] * len(parameters)
     model.train()
     for _ in range(settings.epochs):
         for indices in batches(samples, settings.batch_size, generator):
-            optimizer.zero_grad()
             loss = batch_loss(indices)
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-    finite = all(bool(parameter.isfinite().all()) for parameter in model.parameters())
+            gradients = list(torch.autograd.grad(loss, parameters))
+            _sgd_step(parameters, gradients, velocities, settings.learning_rate, momentum, weight_decay)
+    finite = all(bool(parameter.isfinite().all()) for parameter in parameters)
     if not (finite and math.isfinite(loss.item())):
         raise FloatingPointError(f"training diverged: last loss = {loss.item()}, try a smaller learning-rate")
+
+
+@torch.no_grad()
+def _sgd_step(
+    parameters: list[Tensor],
+    gradients: list[Tensor],
+    velocities: list[Tensor | None],
+    learning_rate: float,
+    momentum: float,
+    weight_decay: float,
+) -> None:
+    """Take one step of torch's SGD by its functional form.
+
+    The class ``torch.optim.SGD`` imports torch's compiler when it is made, which takes a node's process
+    about four seconds, and a real node has a fresh process for each message.
+    """
+    sgd(
+        parameters,
+        gradients,
+        velocities,
+        weight_decay=weight_decay,
+        momentum=momentum,
+        lr=learning_rate,
+        dampening=0.0,
+        nesterov=False,
+        maximize=False,
+    )
 
 
 @torch.no_grad()

@@ -45,7 +45,7 @@ def test_a_killed_supernode_rejoins_with_its_identity_and_state(tmp_path):
     assert answered[-1] == 2, "the killed node is back under its name"
     reasons = {failure["reason"] for line in rounds for failure in line["nodes"]["failed"]}
     assert {failure["client"] for line in rounds for failure in line["nodes"]["failed"]} == {"hospital-0"}
-    assert all("nvailable" in reason or "offline" in reason for reason in reasons), reasons
+    assert all("navailable" in reason or "offline" in reason for reason in reasons), reasons
 
     back = next(line for line in rounds[2:] if line["nodes"]["answered"] == 2)
     assert not [line for line in rounds if line["round"] > back["round"] and line["nodes"]["failed"]]

@@ -1,4 +1,6 @@
 import copy
+import subprocess
+import sys
 from dataclasses import dataclass
 
 import pytest
@@ -6,9 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from data import Samples
+from data import Samples, batches
+from protocol.randomness import torch_generator
+from protocol.settings import TrainSettings
 from strategies.training import EVALUATION_BATCH, evaluate, fit, predict
 from tests.strategies.sides import CLASSES, assert_same_weights, linear_network, random_samples
+from tests.support.processes import PROJECT
 
 
 @dataclass(frozen=True)
@@ -167,3 +172,37 @@ def test_the_mode_is_restored_after_an_error_too(training):
         predict(model, torch.zeros(2, 1, 3, 3))
 
     assert model.training == training
+
+
+def test_a_step_is_that_of_torch_s_own_sgd():
+    torch.manual_seed(0)
+    ours, theirs = torch.nn.Linear(4, 3), torch.nn.Linear(4, 3)
+    theirs.load_state_dict(ours.state_dict())
+    inputs, targets = torch.randn(20, 4), torch.randint(3, (20,))
+    settings = TrainSettings(epochs=3, batch_size=6, learning_rate=0.3)
+
+    def loss_of(model):
+        return lambda indices: torch.nn.functional.cross_entropy(model(inputs[indices]), targets[indices])
+
+    fit(ours, loss_of(ours), 20, settings, torch_generator(1, "test"), momentum=0.9, weight_decay=0.01)
+    optimizer = torch.optim.SGD(theirs.parameters(), 0.3, momentum=0.9, weight_decay=0.01)
+    generator = torch_generator(1, "test")
+    for _ in range(3):
+        for indices in batches(20, 6, generator):
+            optimizer.zero_grad()
+            loss_of(theirs)(indices).backward()
+            optimizer.step()
+    assert all(torch.equal(ours.state_dict()[name], theirs.state_dict()[name]) for name in ours.state_dict())
+
+
+def test_training_does_not_import_torch_s_compiler():
+    code = (
+        "import sys, torch; from models import build_model; from strategies.training import fit; "
+        "from protocol.settings import TrainSettings; model = build_model('cnn', (1, 8, 8), 10, 0); "
+        "fit(model, lambda i: model(torch.rand(len(i), 1, 8, 8)).square().mean(), 10, TrainSettings(), "
+        "torch.Generator()); print('torch._dynamo' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "False"

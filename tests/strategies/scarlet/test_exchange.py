@@ -69,9 +69,10 @@ def test_without_faults_no_label_travels_twice_and_no_position_is_named(federati
             labels_sent[name] += sent_labels(exchange, changes["distillation__labels"])
             assert not is_explicit(exchange)
             assert labels_sent[name] == len(labels_used)
-        in_use = run.server.state().arrays
-        versions = zip(in_use["in-use.indices"].tolist(), in_use["in-use.versions"].tolist(), strict=True)
-        labels_used |= set(versions)
+        arrays = run.server.state().arrays
+        labels_used |= set(
+            zip(arrays["in-use.indices"].tolist(), arrays["in-use.versions"].tolist(), strict=True)
+        )
         if restarts:
             run.restart_server()
 
@@ -127,7 +128,7 @@ def test_two_lost_replies_in_a_row_cost_one_explicit_exchange(federation):
     for silent in ([], [], ["ada"], ["ada"]):
         run.play(silent=silent)
 
-    lost, healed, ordinary = ([run.play(), run.spy.server][0]["ada"] for _ in range(3))
+    lost, healed, ordinary = (run.play()["ada"] for _ in range(3))
 
     assert (is_explicit(lost), is_explicit(healed), is_explicit(ordinary)) == (False, True, False)
     assert (lost.reply.lost, healed.missing, ordinary.missing) == (True, 0, 0)
@@ -222,19 +223,23 @@ class Standing:
 
     unheard: int = 0
     """Exchanges since the last that was answered in time; ``DISTURBED`` if its state was tampered with."""
-    told: int | None = None
-    """When the server said that this client starts anew; None if it has acknowledged since."""
+    told: bool = False
+    """Whether the server said that this client starts anew, and nothing was acknowledged since."""
+    asked_in: int | None = None
+    """Round of its last message, the only one that it can still acknowledge."""
     wiped: bool = False
     """Whether it lost its state since its last exchange."""
+
+    def tell_to_start_anew(self):
+        self.told, self.asked_in = True, None
 
 
 @dataclass(frozen=True)
 class Late:
-    """A message or a reply under way, with the time and the round of its message."""
+    """A message or a reply under way, with the round of its message."""
 
     client: str
     round: int
-    sent_at: int
     content: object
     exchange: Exchange | None = None
 
@@ -261,7 +266,7 @@ class FaultyFederation(RuleBasedStateMachine):
         self.spy = DistillationSpy(self.patches)
         self.nodes = {name: Node(self.settings, name, self.folder, self.spy) for name in NAMES}
         self.server = server_method(server_side(self.settings), EXPERIMENT)
-        self.round, self.now = 0, 0
+        self.round = 0
         self.truth, self.requested = {0: {}}, {}
         self.standing = {name: Standing() for name in NAMES}
         self.messages, self.replies, self.snapshots = [], [], {}
@@ -349,14 +354,15 @@ class FaultyFederation(RuleBasedStateMachine):
         asked = [name for name, fate in fates.items() if fate != "away"]
         self.outgoing = self.server.begin(self.round, asked, final=False)
         self.requested[self.round] = self.server._plan.requested
-        self.begun_at = self.now
-        self.starts_anew = {name for name, standing in self.standing.items() if standing.told is not None}
+        self.starts_anew = {name for name, standing in self.standing.items() if standing.told}
+        for name in asked:
+            self.standing[name].asked_in = self.round
 
     def meet(self, name, fate):
         """Let one client's exchange have its fate."""
         if fate in ("away", "message lost"):
             return
-        message = Late(name, self.round, self.begun_at, self.outgoing[name].content)
+        message = Late(name, self.round, self.outgoing[name].content)
         if fate == "message late":
             self.messages.append(message)
             return
@@ -384,7 +390,7 @@ class FaultyFederation(RuleBasedStateMachine):
             assert not exchange.reply.lost
             assert exchange.distilled == truth
         self.check_predictions(name, exchange.reply, self.requested[round])
-        return Late(name, round, message.sent_at, exchange.content, exchange)
+        return Late(name, round, exchange.content, exchange)
 
     def check_predictions(self, name, reply, requested):
         if reply.labels is None or len(requested) == 0:
@@ -408,14 +414,13 @@ class FaultyFederation(RuleBasedStateMachine):
         incoming = self.server.accept(late.client, late.round, late.content)
         standing, reply = self.standing[late.client], late.exchange.reply
         if incoming.notes:
-            self.now += 1
-            standing.told = self.now
-        elif standing.told is not None and late.sent_at >= standing.told and self.round - late.round <= 2:
-            standing.told = None
+            standing.tell_to_start_anew()
+        elif late.round == standing.asked_in:
+            standing.told = False
         if in_time:
             standing.unheard = 0
             if reply.lost:
-                assert standing.told is not None
+                assert standing.told
 
     def deliver_all_late(self):
         for late in self.replies:
@@ -424,8 +429,7 @@ class FaultyFederation(RuleBasedStateMachine):
 
     def greet(self, name):
         if self.server.greet(self.nodes[name].hello()):
-            self.now += 1
-            self.standing[name].told = self.now
+            self.standing[name].tell_to_start_anew()
 
     def save_checkpoint(self):
         told = {name: standing.told for name, standing in self.standing.items()}
@@ -442,11 +446,11 @@ class FaultyFederation(RuleBasedStateMachine):
         self.truth = {round: labels for round, labels in self.truth.items() if round <= self.round}
         self.messages, self.replies, self.snapshots = [], [], {}
         for name, standing in self.standing.items():
-            standing.told = told[name]
+            standing.told, standing.asked_in = told[name], None
             if back:
                 standing.unheard = DISTURBED
             self.greet(name)
 
 
-FaultyFederation.TestCase.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
+FaultyFederation.TestCase.settings = settings(max_examples=100, stateful_step_count=25, deadline=None)
 TestAnyFaults = FaultyFederation.TestCase
