@@ -112,7 +112,7 @@ class RunFolder:
         ResumeError
             If another process has it.
         """
-        with (self.path / ".lock").open("w") as file:
+        with (self.path / "run.lock").open("w") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:

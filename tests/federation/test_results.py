@@ -91,7 +91,7 @@ def test_nothing_is_pickled(folder: RunFolder) -> None:
     files = [path for path in folder.path.rglob("*") if path.is_file()]
     events = [path for path in files if path.name.startswith("events.out.tfevents.")]
     others = set(files) - set(events)
-    assert {path.suffix for path in others} == {".json", ".jsonl", ".txt", ".html", ".safetensors"}
+    assert {path.suffix for path in others} == {".lock", ".json", ".jsonl", ".txt", ".html", ".safetensors"}
     pickle_or_zip = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK")
     assert not [path for path in files if path.read_bytes().startswith(pickle_or_zip)]
 
