@@ -85,7 +85,7 @@ class Summary:
 def conclude(folder: RunFolder, summary: Summary) -> str:
     """Write ``summary.txt`` and ``report.html``; return the table as text."""
     text = as_text(summary, folder)
-    write_atomically(folder.summary_file, text.encode())
+    write_atomically(folder.summary_file, f"{text}\n".encode())
     write_atomically(folder.report_file, as_page(summary, folder).encode())
     return text
 

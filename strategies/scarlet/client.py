@@ -85,8 +85,8 @@ class SoftLabelClient:
     def _catch_up(self, states: list[ClientState], request: SoftLabelRequest) -> Versions:
         """Derive the versions as they stand before the request's round.
 
-        A client that starts anew derives them from the first round on: what it remembers may stem
-        from rounds that the server, resumed from a checkpoint, went through once more.
+        A client that starts anew derives them from the first round on, for it may remember rounds
+        otherwise than they were when a resumed server went through them once more.
         """
         versions = Versions(self._policy)
         for newest in [] if request.reset else states[:1]:
@@ -101,11 +101,11 @@ class SoftLabelClient:
 
         That is usually the newest. After a lost reply it is the one before, for the server does not
         know of the labels that came with the message which that reply answered. And before the first
-        acknowledgement it is the empty one.
+        acknowledgement it is the empty one, as it is where no kept cache fits: what these hold may stem
+        from rounds that the server, resumed from a checkpoint, went through once more.
         """
-        kept = [] if request.reset else states
-        caches = [self._cache(state) for state in (*kept, None)]
-        return next((cache for cache in caches if cache.digest() == request.base), caches[0])
+        kept = [] if request.reset else [self._cache(state) for state in states]
+        return next((cache for cache in kept if cache.digest() == request.base), self._cache(None))
 
     def _read(self, request: SoftLabelRequest, versions: Versions, cache: LabelCache) -> Reading:
         """Put the labels that came into the cache, and say what to distil on and to predict."""

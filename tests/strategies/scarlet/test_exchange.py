@@ -173,17 +173,26 @@ def test_a_node_that_lost_its_cache_and_says_hello_again_misses_no_label(federat
     assert exchanges["ada"].distilled == exchanges["ben"].distilled == truth
 
 
+def go_back(run, round, checkpoint):
+    """Let a new server go on from a checkpoint of an earlier round."""
+    run.server = server_method(server_side(run.settings), EXPERIMENT)
+    run.server.load_state(*checkpoint)
+    run.round = round
+
+
+def checkpoint_of(run):
+    return stored(run.server.state()), copy.deepcopy(run.server.model().state_dict())
+
+
 def test_a_client_whose_memory_of_silent_rounds_is_wrong_is_made_good_by_one_explicit_exchange(federation):
     """A server resumed from a checkpoint went through a round once more, and this time it was silent."""
     run = federation()
     for _ in range(3):
         run.play()
-    checkpoint, weights = stored(run.server.state()), copy.deepcopy(run.server.model().state_dict())
+    checkpoint = checkpoint_of(run)
     run.play()
     run.play()
-    run.server = server_method(server_side(run.settings), EXPERIMENT)
-    run.server.load_state(checkpoint, weights)
-    run.round = 3
+    go_back(run, 3, checkpoint)
     run.play(["ben"], silent=["ben"])
     run.play(["ben"])
 
@@ -195,6 +204,29 @@ def test_a_client_whose_memory_of_silent_rounds_is_wrong_is_made_good_by_one_exp
     assert [is_explicit(exchange) for exchange in exchanges] == [False, True, False, False]
     assert [exchange.reply.lost for exchange in exchanges] == [True, None, None, None]
     assert [exchange.distilled for exchange in exchanges[1:]] == truth_by_round[1:]
+
+
+def test_no_client_learns_from_labels_of_rounds_that_a_resumed_server_went_through_otherwise(federation):
+    """The labels of round 3 are other ones the second time, and have the same version."""
+    run = federation(public__subset_size=8, scarlet__cache_duration=1)
+    for _ in range(2):
+        run.play()
+    checkpoint = checkpoint_of(run)
+    for _ in range(2):
+        run.play()
+    of_the_first_time = run.spy.server
+    run.play()
+    go_back(run, 2, checkpoint)
+    for _ in range(2):
+        run.play(["ben"])
+    assert run.spy.server.keys() == of_the_first_time.keys()
+    assert run.spy.server != of_the_first_time
+
+    lost, healed = run.play()["ada"], run.play()["ada"]
+
+    assert (lost.reply.lost, lost.distilled) == (True, {})
+    assert len(healed.distilled) == 8
+    assert healed.missing == 0
 
 
 def test_explicit_positions_can_be_had_always(federation):
