@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 
 from protocol.encodings import Rows
 
+DIGEST_BYTES = 8
+"""Length of a cache's digest."""
+
 PACKAGES = ("client_app", "data", "models", "protocol", "server_app", "strategies")
 
 
@@ -49,7 +52,7 @@ def label_hashes(indices: NDArray[np.int64], versions: NDArray[np.int32], rows: 
 
 def digest_of_hashes(hashes: NDArray[np.uint64]) -> bytes:
     """Return the digest of a cache (8 bytes) whose labels have these hashes; 0 stands for no label."""
-    return int(np.sum(hashes, dtype=np.uint64)).to_bytes(8, "big")
+    return int(np.sum(hashes, dtype=np.uint64)).to_bytes(DIGEST_BYTES, "big")
 
 
 def digest_of_arrays(*arrays: NDArray[np.int64] | NDArray[np.int32]) -> bytes:

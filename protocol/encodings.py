@@ -66,7 +66,7 @@ def encode_labels(labels: Tensor, encoding: LabelEncoding) -> Rows:
 
 
 def decode_labels(rows: Rows, classes: int, encoding: LabelEncoding) -> Tensor:
-    """Read soft labels back, checking each row and restoring its sum to 1.
+    """Read soft labels back, checking each row; the quantised encodings get their sum of 1 back.
 
     Returns
     -------

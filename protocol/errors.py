@@ -24,6 +24,10 @@ class FederationError(MotleyError):
     """The federation cannot go on: too few clients, or too few replies."""
 
 
+class TrainingError(MotleyError, FloatingPointError):
+    """A model's loss or weights are not finite any more."""
+
+
 class RunStoppedError(MotleyError):
     """The run was told to stop; what it had done by then is saved."""
 

@@ -22,6 +22,11 @@ HELLO = f"{MessageType.QUERY}.hello"
 TRAIN = MessageType.TRAIN
 
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_MOST_SAMPLES = 2**29
+"""No client counts so many: a weight below it keeps sums of weights exact, see ``WeightedMean``."""
+_LARGEST_LOSS = 1e9
+MOST_ROUNDS = 999_999
+
 _FIELDS = "fields"
 _WEIGHTS = "weights"
 
@@ -114,17 +119,29 @@ class _Evaluated(Payload):
         """
         if not (math.isfinite(self.accuracy) and math.isfinite(self.loss)):
             raise MessageError(f"accuracy = {self.accuracy}, loss = {self.loss}: must be finite")
-        if self.examples < 1 or not 0 <= self.accuracy <= 1:
-            raise MessageError(f"accuracy = {self.accuracy} over {self.examples} examples: impossible")
+        if not 0 <= self.accuracy <= 1 or not 0 <= self.loss < _LARGEST_LOSS:
+            raise MessageError(f"accuracy = {self.accuracy}, loss = {self.loss}: impossible")
+        if not 1 <= self.examples < _MOST_SAMPLES:
+            raise MessageError(f"examples = {self.examples}: must be from 1 to {_MOST_SAMPLES - 1}")
         return Evaluation(self.accuracy, self.loss, self.examples)
 
 
 @dataclass(frozen=True)
-class LocalRequest(Payload):
-    """Train on your own data and nothing else."""
+class _Request(Payload):
+    """A round's message to a client."""
 
     experiment: str
     round: int
+
+    def __post_init__(self) -> None:
+        """Refuse a round that cannot be."""
+        if not 1 <= self.round <= MOST_ROUNDS:
+            raise MessageError(f"round = {self.round}: must be from 1 to {MOST_ROUNDS}")
+
+
+@dataclass(frozen=True)
+class LocalRequest(_Request):
+    """Train on your own data and nothing else."""
 
 
 @dataclass(frozen=True)
@@ -133,11 +150,9 @@ class LocalReply(_Evaluated):
 
 
 @dataclass(frozen=True)
-class WeightsRequest(Payload):
+class WeightsRequest(_Request):
     """Evaluate these weights, then train from them."""
 
-    experiment: str
-    round: int
     weights: Weights
 
 
@@ -148,17 +163,20 @@ class WeightsReply(_Evaluated):
     trained_on: int
     weights: Weights
 
+    def __post_init__(self) -> None:
+        """Refuse a weight that would break the mean."""
+        if not 1 <= self.trained_on < _MOST_SAMPLES:
+            raise MessageError(f"trained_on = {self.trained_on}: must be from 1 to {_MOST_SAMPLES - 1}")
+
 
 @dataclass(frozen=True)
-class SoftLabelRequest(Payload):
+class SoftLabelRequest(_Request):
     """Labels of the last round's subset, and the request for predictions on this round's.
 
     Positions are implied (``used`` and ``requested`` are ``None``) or explicit. Implied ones hold
     only for a client whose cache has the digest ``base`` and whose versions have ``versions``.
     """
 
-    experiment: str
-    round: int
     labels: bytes
     """Wire rows of the labels sent, in ascending order of their samples."""
     base: bytes

@@ -172,8 +172,8 @@ class RunSettings(_Table):
 
     strategy: Literal["scarlet", "dsfl", "fedavg", "individual"] = Field("scarlet", description="the method")
     seed: CountOrZero = Field(0, description="every random draw follows from it")
-    num_rounds: Count = Field(50, description="rounds")
-    fraction_train: Fraction = Field(1.0, description="share of the known clients asked each round")
+    num_rounds: Annotated[int, Field(ge=1, lt=999_999)] = Field(50, description="rounds")
+    fraction_train: Fraction = Field(1.0, description="share of the free clients asked each round")
     min_nodes: Count = Field(2, description="clients that must be known before a round starts")
     min_replies: CountOrZero = Field(1, description="accepted replies a round needs (quorum)")
     round_timeout: Positive = Field(600.0, description="seconds a round waits for replies")

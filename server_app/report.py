@@ -82,12 +82,10 @@ class Summary:
         return f"{100 * values[-1]:.1f} % (best {100 * max(values):.1f} %)"
 
 
-def conclude(folder: RunFolder, summary: Summary) -> str:
-    """Write ``summary.txt`` and ``report.html``; return the table as text."""
-    text = as_text(summary, folder)
-    write_atomically(folder.summary_file, f"{text}\n".encode())
+def conclude(folder: RunFolder, summary: Summary) -> None:
+    """Write ``summary.txt`` and ``report.html``."""
+    write_atomically(folder.summary_file, f"{as_text(summary, folder)}\n".encode())
     write_atomically(folder.report_file, as_page(summary, folder).encode())
-    return text
 
 
 def as_text(summary: Summary, folder: RunFolder) -> str:

@@ -12,10 +12,11 @@ from data import load_public_pool, load_server_test, load_source
 from models import save_weights
 from protocol.device import choose_device
 from protocol.digests import code_digest
+from protocol.errors import RunStoppedError
 from protocol.settings import RunSettings
 from server_app.checkpoint import CheckpointHook, CheckpointStore
 from server_app.hooks import EarlyStoppingHook, EvaluationHook, MetricsHook
-from server_app.report import Summary, conclude
+from server_app.report import Summary, as_text, conclude
 from server_app.rounds import RoundHook, RoundLoop
 from server_app.run_folder import RunFolder
 from strategies import server_method
@@ -97,6 +98,9 @@ def _run(grid: Grid, federation: Federation, clock: Clock) -> None:
         stop = _run_what_is_left(federation, loop, done, early_stopping.reason())
         ending = f"stopped early: {stop}" if stop else "finished"
         _save_models(federation)
+    except RunStoppedError:
+        ending = "stopped"
+        raise
     finally:
         metrics.close()
         say_how_it_went(ending)
@@ -121,7 +125,8 @@ class _Epilogue:
             federation.roster.traffic,
             ending,
         )
-        log.info("\n%s", conclude(federation.folder, summary))
+        log.info("\n%s", as_text(summary, federation.folder))
+        conclude(federation.folder, summary)
 
 
 def _go_on(federation: Federation) -> int:
@@ -150,15 +155,22 @@ def _run_what_is_left(federation: Federation, loop: RoundLoop, done: int, stoppe
 
 
 def _save_models(federation: Federation) -> None:
-    """Save the server's model, and each simulated client's own, as safetensors."""
+    """Save the server's model, and each simulated client's own, as safetensors.
+
+    The folder gets its name when all are in it: it marks a run that came to its end.
+    """
     folder, settings = federation.folder, federation.settings
-    folder.models.mkdir(exist_ok=True)
+    unfinished = folder.path / ".models"
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir()
     model = federation.method.model()
     if model is not None:
         facts = {"model": settings.model, "experiment": folder.experiment}
-        save_weights(folder.models / "server.safetensors", model.state_dict(), facts)
-    for name, member in federation.roster.members.items():
-        state = StateStore(folder.clients / name).newest()
+        save_weights(unfinished / "server.safetensors", model.state_dict(), facts)
+    for path in sorted(folder.clients.glob("*")):
+        state = StateStore(path).newest()
         if state is not None:
-            facts = {"model": member.model, "experiment": folder.experiment, "client": name}
-            save_weights(folder.models / f"{name}.safetensors", state.weights, facts)
+            facts = {"model": state.model, "experiment": folder.experiment, "client": path.name}
+            save_weights(unfinished / f"{path.name}.safetensors", state.weights, facts)
+    shutil.rmtree(folder.models, ignore_errors=True)
+    unfinished.rename(folder.models)

@@ -136,7 +136,7 @@ class RunFolder:
     def append_round(self, line: dict[str, Any]) -> None:
         """Add a round's line."""
         with self.rounds_file.open("a") as file:
-            file.write(json.dumps(line) + "\n")
+            file.write(json.dumps(line, allow_nan=False) + "\n")
             file.flush()
             os.fsync(file.fileno())
 

@@ -31,7 +31,8 @@ def era(mean: Tensor, temperature: float) -> Tensor:
     """
     if temperature <= 0:
         raise ValueError(f"temperature = {temperature}: must be greater than 0")
-    return torch.softmax(mean.double() / temperature, dim=-1).float()
+    below_largest = mean.double() - mean.double().amax(dim=-1, keepdim=True)  # no overflow for a tiny T
+    return torch.softmax(below_largest / temperature, dim=-1).float()
 
 
 def _no_cache(settings: RunSettings) -> CachePolicy:

@@ -37,8 +37,6 @@ class FedAvgServer:
         """Add a client's weights to the running mean."""
         reply = WeightsReply.from_record(content)
         evaluation = reply.evaluation
-        if reply.trained_on < 1:
-            raise MessageError(f"trained_on = {reply.trained_on}: must be at least 1")
         for name, tensor in reply.weights.items():
             if not tensor.isfinite().all():
                 raise MessageError(f"weights {name!r}: not all values are finite")

@@ -57,12 +57,11 @@ class IndividualClient:
         """Train from the state before the round, evaluate, remember."""
         request = LocalRequest.from_record(content)
         client = self._client
-        model = client.new_model()
-        for state in client.store.before(request.round)[:1]:
-            model.load_state_dict(state.weights)
+        states = client.store.before(request.round)
+        model = client.model_after(states[0] if states else None)
         train_locally(model, client, request.round)
         result = client.evaluate(model)
-        client.store.save(ClientState(request.round, model.state_dict()))
+        client.store.save(ClientState(request.round, client.model_name, model.state_dict()))
         return LocalReply(result.accuracy, result.loss, result.examples).to_record()
 
     def state_digests(self) -> list[bytes]:

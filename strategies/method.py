@@ -6,7 +6,6 @@ and payloads into a model.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,10 +16,11 @@ from torch import Tensor, nn
 
 from data import ClientData, PublicPool, Samples
 from models import build_model
+from protocol.errors import SettingsError
 from protocol.messages import Evaluation, HelloReply
 from protocol.randomness import derive_seed, torch_generator
 from protocol.settings import RunSettings
-from strategies.state import StateStore
+from strategies.state import ClientState, StateStore
 from strategies.training import evaluate
 
 
@@ -119,17 +119,31 @@ class ClientSide:
     store: StateStore
     device: torch.device
 
-    @property
-    def state_folder(self) -> Path:
-        """Where this client's states lie."""
-        return self.store.folder
-
     def new_model(self) -> nn.Module:
         """Build this client's model with the initial weights that belong to its name."""
         seed = derive_seed(self.settings.seed, "model", client=self.name)
         return build_model(self.model_name, self.data.train.image_shape, self.data.num_classes, seed).to(
             self.device
         )
+
+    def model_after(self, state: ClientState | None) -> nn.Module:
+        """Build this client's model with the weights of a state, or new if there is none.
+
+        Raises
+        ------
+        SettingsError
+            If the state is of another network than the node trains now.
+        """
+        model = self.new_model()
+        if state is None:
+            return model
+        if state.model != self.model_name:
+            raise SettingsError(
+                f"model = {self.model_name!r}: client {self.name!r} has trained {state.model!r} in this "
+                "experiment; set it back, or give the node another client-name"
+            )
+        model.load_state_dict(state.weights)
+        return model
 
     def generator(self, purpose: str, round: int) -> torch.Generator:
         """Return the generator of one purpose of this client in one round."""

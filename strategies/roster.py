@@ -89,6 +89,10 @@ class Roster:
         """Tell whether no node still owes its hello."""
         return not self._pending
 
+    def hopeless(self) -> bool:
+        """Tell whether waiting is in vain: every simulated node is refused, and no other will come."""
+        return self.terms.simulation and bool(self.refused) and self._online == set(self.refused)
+
     def shortage(self, wanted: int, seconds: float) -> FederationError:
         """Return the error that says who was waited for in vain."""
         known = ", ".join(self.available()) or "none"
@@ -98,7 +102,8 @@ class Roster:
         refused = self.refused | doubles
         reasons = "".join(f"\n  node {node_id}: {reason}" for node_id, reason in refused.items())
         return FederationError(
-            f"waited {seconds:g} s (wait-for-nodes) for {wanted} clients (min-nodes); available: {known}; "
+            f"waited {seconds:.0f} s (at most wait-for-nodes) for {wanted} clients (min-nodes, min-replies); "
+            f"available: {known}; "
             f"nodes that have not said hello: {len(self._pending)}; refused: {len(refused)}{reasons}"
         )
 
@@ -115,8 +120,11 @@ class Roster:
     # --- deciding ------------------------------------------------------------------------------
 
     def _take(self, reply: Message) -> None:
-        node_id, _ = self._pending.pop(reply.metadata.reply_to_message_id)
         self.traffic += Traffic(wire_up=wire_bytes(reply))
+        node_id, _ = self._pending.pop(reply.metadata.reply_to_message_id, (None, None))
+        if node_id is None:
+            log.warning("A second copy of a node's hello was dropped")
+            return
         if reply.has_error():
             self._failed(node_id, reply.error.reason or f"error {reply.error.code}")
             return

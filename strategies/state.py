@@ -11,7 +11,8 @@ from models import load_weights, save_weights
 
 _FILE = re.compile(r"round-(\d{6})\.safetensors")
 _KEPT = 2
-_MODEL = "model."
+_MODEL = "model"
+_WEIGHTS = "model."
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,8 @@ class ClientState:
     """The state of a client after a round: its model's weights, and what its method adds."""
 
     round: int
+    model: str
+    """The network's name."""
     weights: Mapping[str, Tensor]
     extra: Mapping[str, Tensor] = field(default_factory=dict)
     facts: Mapping[str, str] = field(default_factory=dict)
@@ -45,8 +48,10 @@ class StateStore:
     def save(self, state: ClientState) -> None:
         """Write the state after a round, then drop the states that nothing can ask for any more."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        weights = {_MODEL + name: tensor for name, tensor in state.weights.items()}
-        save_weights(self._file(state.round), {**weights, **state.extra}, state.facts)
+        weights = {_WEIGHTS + name: tensor for name, tensor in state.weights.items()}
+        save_weights(
+            self._file(state.round), {**weights, **state.extra}, {**state.facts, _MODEL: state.model}
+        )
         for kept in self._rounds():
             if kept > state.round:
                 self._file(kept).unlink()
@@ -56,9 +61,11 @@ class StateStore:
     def _load(self, round: int) -> ClientState:
         tensors, facts = load_weights(self._file(round))
         weights = {
-            name.removeprefix(_MODEL): tensors.pop(name) for name in list(tensors) if name.startswith(_MODEL)
+            name.removeprefix(_WEIGHTS): tensors.pop(name)
+            for name in list(tensors)
+            if name.startswith(_WEIGHTS)
         }
-        return ClientState(round, weights, tensors, facts)
+        return ClientState(round, facts.pop(_MODEL, ""), weights, tensors, facts)
 
     def _file(self, round: int) -> Path:
         return self.folder / f"round-{round:06d}.safetensors"

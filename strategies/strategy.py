@@ -146,7 +146,7 @@ class MethodStrategy(Strategy):
     # --- for the loop --------------------------------------------------------------------------
 
     def wait_for_clients(self, grid: Grid) -> None:
-        """Wait until ``min-nodes`` clients are there and enough of them have nothing else to do.
+        """Wait until ``min-nodes`` clients, or the quorum if larger, are there and enough are free.
 
         At the start it waits for every node's hello, so that a run begins with all that are there.
 
@@ -155,18 +155,20 @@ class MethodStrategy(Strategy):
         FederationError
             If too few clients are there after ``wait-for-nodes`` seconds.
         """
-        settings, starting = self.settings, not self.roster.members
-        until = self._clock.now() + settings.wait_for_nodes
+        starting = not self.roster.members
+        needed = max(self.settings.min_nodes, self.settings.min_replies)
+        began = self._clock.now()
+        until = began + self.settings.wait_for_nodes
         while True:
             for reply in self.pull(grid):
                 self._take(reply)
             late = self._clock.now() >= until
             settled = late or not starting or self.roster.settled()
-            there = len(self.roster.available()) >= settings.min_nodes
+            there = len(self.roster.available()) >= needed
             if there and settled and len(self._free()) >= self._least():
                 return
-            if late and not there:
-                raise self.roster.shortage(settings.min_nodes, settings.wait_for_nodes)
+            if (late or self.roster.hopeless()) and not there:
+                raise self.roster.shortage(needed, self._clock.now() - began)
             self._clock.sleep()
 
     def pull(self, grid: Grid) -> Iterator[Message]:

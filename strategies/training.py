@@ -11,9 +11,11 @@ from torch import Tensor, nn
 from torch.optim.sgd import sgd
 
 from data import Samples, batches
+from protocol.errors import TrainingError
 from protocol.messages import Evaluation
 
 EVALUATION_BATCH = 500
+_REMEDY = "try a smaller learning-rate"
 
 
 class FitSettings(Protocol):
@@ -52,7 +54,7 @@ def fit(
 
     Raises
     ------
-    FloatingPointError
+    TrainingError
         If the loss or a weight is not finite at the end; the model is then of no use.
     """
     if samples == 0:
@@ -67,7 +69,7 @@ def fit(
             _sgd_step(parameters, gradients, velocities, settings.learning_rate, momentum, weight_decay)
     finite = all(bool(parameter.isfinite().all()) for parameter in parameters)
     if not (finite and math.isfinite(loss.item())):
-        raise FloatingPointError(f"training diverged: last loss = {loss.item()}, try a smaller learning-rate")
+        raise TrainingError(f"training diverged: last loss = {loss.item()}, {_REMEDY}")
 
 
 @torch.no_grad()
@@ -107,11 +109,19 @@ def predict(model: nn.Module, inputs: Tensor) -> Tensor:
 
 @torch.no_grad()
 def evaluate(model: nn.Module, samples: Samples) -> Evaluation:
-    """Score a model on held-out samples: accuracy in [0, 1] and mean cross-entropy."""
+    """Score a model on held-out samples: accuracy in [0, 1] and mean cross-entropy.
+
+    Raises
+    ------
+    TrainingError
+        If the loss is not finite.
+    """
     with _eval_mode(model):
         logits = torch.cat([model(part) for part in torch.split(samples.inputs, EVALUATION_BATCH)]).float()
     correct = int((logits.argmax(dim=1) == samples.targets).sum())
     loss = F.cross_entropy(logits, samples.targets).item()
+    if not math.isfinite(loss):
+        raise TrainingError(f"the model has diverged: loss = {loss} on held-out samples, {_REMEDY}")
     return Evaluation(correct / len(samples), loss, len(samples))
 
 

@@ -53,9 +53,7 @@ class SoftLabelClient:
         cache = self._base(states, request)
         reading = self._read(request, versions, cache)
 
-        model = self._client.new_model()
-        for newest in states[:1]:
-            model.load_state_dict(newest.weights)
+        model = self._client.model_after(states[0] if states else None)
         missing = self._distil(model, cache, reading.in_use, request.round)
         labels = None
         if not request.final:
@@ -64,7 +62,7 @@ class SoftLabelClient:
         result = self._client.evaluate(model)
 
         cache.keep_only(versions.stored)
-        self._client.store.save(_remember(request.round, model, cache, versions))
+        self._client.store.save(self._remember(request.round, model, cache, versions))
         named = None if request.requested is None or labels is None else reading.requested
         return SoftLabelReply(
             result.accuracy,
@@ -89,9 +87,9 @@ class SoftLabelClient:
         otherwise than they were when a resumed server went through them once more.
         """
         versions = Versions(self._policy)
-        for newest in [] if request.reset else states[:1]:
-            stored = newest.extra["versions.stored"].numpy().copy()
-            versions = Versions(self._policy, int(newest.facts["versions.round"]), stored)
+        if states and not request.reset:
+            stored = states[0].extra["versions.stored"].numpy().copy()
+            versions = Versions(self._policy, int(states[0].facts["versions.round"]), stored)
         silent = decode_indices(request.silent_rounds or b"d", request.round)
         versions.catch_up(request.round - 1, silent)
         return versions
@@ -150,14 +148,14 @@ class SoftLabelClient:
             cache.put(*held)
         return cache
 
-
-def _remember(round: int, model: nn.Module, cache: LabelCache, versions: Versions) -> ClientState:
-    held = cache.held()
-    extra = {
-        "cache.indices": held,
-        "cache.versions": cache.versions[held],
-        "cache.rows": cache.rows[held],
-        "versions.stored": versions.stored,
-    }
-    tensors = {name: torch.from_numpy(array) for name, array in extra.items()}
-    return ClientState(round, model.state_dict(), tensors, {"versions.round": str(versions.round)})
+    def _remember(self, round: int, model: nn.Module, cache: LabelCache, versions: Versions) -> ClientState:
+        held = cache.held()
+        extra = {
+            "cache.indices": held,
+            "cache.versions": cache.versions[held],
+            "cache.rows": cache.rows[held],
+            "versions.stored": versions.stored,
+        }
+        tensors = {name: torch.from_numpy(array) for name, array in extra.items()}
+        facts = {"versions.round": str(versions.round)}
+        return ClientState(round, self._client.model_name, model.state_dict(), tensors, facts)

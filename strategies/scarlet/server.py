@@ -9,6 +9,7 @@ from flwr.app import RecordDict
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from protocol.digests import DIGEST_BYTES
 from protocol.encodings import (
     Rows,
     decode_indices,
@@ -27,6 +28,8 @@ from strategies.scarlet.acknowledgements import Acknowledgements
 from strategies.scarlet.cache import CachePolicy, Indices, LabelCache, LabelsInUse, Plan, Versions
 from strategies.scarlet.distillation import distil
 from strategies.scarlet.positions import Positions
+
+_STARTS_ANEW = "its cache is not what was believed: it starts anew"
 
 Aggregation = Callable[[Tensor], Tensor]
 """Turns the clients' mean z̄ into the labels ẑ that everyone distils on, both (n, classes)."""
@@ -100,8 +103,10 @@ class SoftLabelServer:
             self._predictions[client] = predictions
         in_step = self._acknowledged.acknowledge(client, round, reply.cache, bool(reply.lost))
         count = 0 if predictions is None else len(predictions)
-        notes = "" if in_step else "its cache is not what was believed: it starts anew"
-        return Incoming(evaluation, soft_label_paper_up(count, self._server.num_classes), notes)
+        notes = [] if in_step else [_STARTS_ANEW]
+        if reply.missing:
+            notes.append(f"it lacked {reply.missing} labels")
+        return Incoming(evaluation, soft_label_paper_up(count, self._server.num_classes), ", ".join(notes))
 
     def finish(self, round: int) -> None:
         """Merge the predictions into labels, update the cache, let the server's model learn.
@@ -126,12 +131,10 @@ class SoftLabelServer:
 
     def greet(self, hello: HelloReply) -> str:
         """Compare what the node kept with what it has acknowledged."""
-        size = 8
         kept = hello.state_digests
-        digests = [kept[start : start + size] for start in range(0, len(kept), size)] or [bytes(size)]
-        if self._acknowledged.greet(hello.client, digests):
-            return ""
-        return "its cache is not what was believed: it starts anew"
+        starts = range(0, len(kept), DIGEST_BYTES)
+        digests = [kept[start : start + DIGEST_BYTES] for start in starts] or [bytes(DIGEST_BYTES)]
+        return "" if self._acknowledged.greet(hello.client, digests) else _STARTS_ANEW
 
     def model(self) -> nn.Module:
         """Return the server's model, which learns from the soft labels alone."""

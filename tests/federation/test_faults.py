@@ -27,6 +27,7 @@ from tests.support.faults import (
     in_time,
     late_by,
     twice,
+    with_field,
     without,
 )
 from tests.support.federation import grid_for, run_over, run_quickly, settings, without_times
@@ -85,7 +86,7 @@ BROKEN_LABELS: dict[str, tuple[Fault, str]] = {
     ),
     "accuracy NaN": (with_fields(accuracy=float("nan")), "refused: accuracy = nan"),
     "accuracy above 1": (with_fields(accuracy=1.5), "refused: accuracy = 1.5"),
-    "no test samples": (with_fields(examples=0), "refused: accuracy"),
+    "no test samples": (with_fields(examples=0), "refused: examples = 0"),
     "a missing field": (without("cache"), "refused: SoftLabelReply.cache: expected bytes, got NoneType"),
     "nothing at all": (emptied, "refused: record 'fields' is missing"),
     "an error without a word": (failing(""), "error 0"),
@@ -168,7 +169,7 @@ BROKEN_WEIGHTS: dict[str, tuple[Fault, str]] = {
     "another shape": (of_first_tensor(lambda weights: weights[1:]), "refused: tensor "),
     "another type": (of_first_tensor(torch.Tensor.double), "refused: tensor "),
     "no samples": (
-        corrupted(WeightsReply, lambda reply: replace(reply, trained_on=0)),
+        with_field("trained_on", 0),
         "refused: trained_on",
     ),
     "a missing tensor": (

@@ -41,8 +41,10 @@ def test_a_lost_state_is_found_out_at_once_and_mended_in_the_next_exchange(
     requests = [SoftLabelRequest.from_record(request.content) for request in grid.requests_to(lossy)]
 
     warnings = [record.getMessage() for record in caplog.records]
+    lacked = replies[LOST_AFTER].missing
     assert warnings == [
-        f"Round {LOST_AFTER + 1}: client-0001: its cache is not what was believed: it starts anew"
+        f"Round {LOST_AFTER + 1}: client-0001: its cache is not what was believed: it starts anew, "
+        f"it lacked {lacked} labels"
     ]
     assert [request.reset for request in requests] == [None] * (LOST_AFTER + 1) + [True, None]
     assert [reply.missing for reply in replies[LOST_AFTER + 1 :]] == [None, None]

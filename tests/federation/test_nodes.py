@@ -10,15 +10,16 @@ import numpy as np
 import pytest
 from flwr.app import Message
 
+import client_app.app
 import client_app.node
 from protocol.digests import code_digest
-from protocol.errors import FederationError
+from protocol.errors import FederationError, MotleyError
 from protocol.messages import HELLO, TRAIN, SoftLabelReply, SoftLabelRequest
 from server_app.run_folder import RunFolder
 from strategies.scarlet.positions import Positions
 from tests.support.faults import Fault, by_round, dropped, failing, late_by, then
 from tests.support.federation import grid_for, run_over, settings
-from tests.support.grid import Delivery, InProcessGrid
+from tests.support.grid import Delivery, FakeClock, InProcessGrid
 
 SLOWLY = late_by(2.0)
 """Time passes only while the server waits; nodes that take 2 s leave it time to look around."""
@@ -58,7 +59,8 @@ def test_too_few_nodes_end_the_run_with_what_was_waited_for(tmp_path: Path) -> N
     with pytest.raises(FederationError) as error:
         run_over(grid, run_settings)
     assert str(error.value) == (
-        "waited 7 s (wait-for-nodes) for 3 clients (min-nodes); available: client-0000, client-0001; "
+        "waited 7 s (at most wait-for-nodes) for 3 clients (min-nodes, min-replies); "
+        "available: client-0000, client-0001; "
         "nodes that have not said hello: 0; refused: 0"
     )
     assert 7 <= grid.clock.now() < 8
@@ -327,3 +329,49 @@ def test_a_hello_that_fails_once_is_said_again(tmp_path: Path) -> None:
     broken = iter([failing("OSError: busy")])
     grid.faults = lambda request, reply, now: next(broken, late_by(0))(reply, now)
     assert run_over(grid, run_settings).rounds()[0]["nodes"]["asked"] == 2
+
+
+def test_a_second_copy_of_a_hello_is_dropped(tmp_path: Path) -> None:
+    run_settings = settings(tmp_path)
+
+    def twice(request: Message, reply: Message, now: float) -> list[Delivery]:
+        copies = 2 if request.metadata.message_type == HELLO else 1
+        return [Delivery(reply, now)] * copies
+
+    folder = run_over(grid_for(run_settings, nodes=2, faults=twice), run_settings)
+    assert [line["nodes"]["answered"] for line in folder.rounds()] == [2] * run_settings.num_rounds
+
+
+def test_a_simulation_whose_nodes_are_all_refused_ends_at_once(tmp_path: Path) -> None:
+    changes = {"data__split": "pathological", "data__classes_per_client": 11}
+    run_settings = settings(tmp_path, wait_for_nodes=500.0, **changes)
+    grid = grid_for(run_settings, nodes=2)
+    with pytest.raises(FederationError, match=r"data\.classes-per-client = 11: must be 9 to 10"):
+        run_over(grid, run_settings)
+    assert grid.clock.now() < 20
+
+
+def test_a_quorum_above_min_nodes_is_waited_for_before_the_round(tmp_path: Path) -> None:
+    run_settings = settings(tmp_path, min_nodes=2, min_replies=3)
+    grid = grid_for(run_settings, nodes=2)
+    with pytest.raises(FederationError, match=r"for 3 clients \(min-nodes, min-replies\)"):
+        run_over(grid, run_settings)
+    assert not any(request.metadata.message_type == TRAIN for request in grid.requests)
+
+
+def test_a_node_that_changes_its_network_is_told_so(tmp_path: Path) -> None:
+    run_settings = settings(tmp_path, min_nodes=1, num_rounds=2)
+    grid = InProcessGrid(client_app.app.app, FakeClock())
+    nodes = [real_node(grid, run_settings.flat(), part, tmp_path) for part in range(2)]
+    folder = run_over(grid, run_settings, simulation=False)
+    grid.nodes[nodes[0]].context.node_config["model"] = "resnet20"
+    longer = settings(tmp_path, min_nodes=1, num_rounds=3, resume=str(folder.path))
+    run_over(grid, longer, simulation=False)
+    (reason,) = failures(folder)[3].values()
+    assert "client 'clinic-0' has trained 'cnn' in this experiment" in reason
+
+
+def test_a_server_model_that_diverges_ends_the_run_with_a_message(tmp_path: Path) -> None:
+    run_settings = settings(tmp_path, distillation__learning_rate=1e30)
+    with pytest.raises(MotleyError, match="diverged"):
+        run_over(grid_for(run_settings, nodes=2), run_settings)

@@ -103,7 +103,7 @@ def test_the_summary_tells_rounds_accuracy_bytes_and_place(folder: RunFolder) ->
     assert f"{100 * last['server']['accuracy']:.1f} %" in text
     assert f"{100 * last['clients']['accuracy']:.1f} %" in text
     assert "against DS-FL" in text
-    assert text.endswith(f"Run folder: {folder.path}")
+    assert text.endswith(f"Run folder: {folder.path}\n")
 
 
 class Page(HTMLParser):

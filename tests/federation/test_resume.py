@@ -321,3 +321,20 @@ def test_resumed_nodes_say_hello_again_and_lose_nothing(tmp_path: Path) -> None:
     trained = [request for request in grid.requests if is_train(request)]
     assert [request.metadata.group_id for request in trained] == ["3"] * 4 + ["4"] * 4
     assert not any("reset" in next(iter(request.content.config_records.values())) for request in trained)
+
+
+def test_models_are_saved_though_the_run_was_killed_before_that(tmp_path: Path) -> None:
+    folder = run_quickly(tmp_path, nodes=2, num_rounds=2)
+    names = {path.name for path in folder.models.iterdir()}
+    shutil.rmtree(folder.models)
+    again = run_quickly(tmp_path, nodes=2, num_rounds=2, resume="auto")
+    assert again.path == folder.path
+    assert (
+        {path.name for path in again.models.iterdir()}
+        == names
+        == {
+            "server.safetensors",
+            "client-0000.safetensors",
+            "client-0001.safetensors",
+        }
+    )

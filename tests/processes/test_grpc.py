@@ -30,7 +30,7 @@ def test_a_killed_supernode_rejoins_with_its_identity_and_state(tmp_path):
         flower.start_superlink()
         killed = start_hospital(flower, 0, "cnn")
         start_hospital(flower, 1, "resnet20")
-        flower.start_run(RUN)
+        run_id = flower.start_run(RUN)
         wait_for(lambda: len(flower.rounds()) >= 2, 240, "two rounds")
         flower.kill(killed)
         start_hospital(flower, 0, "cnn")
@@ -38,6 +38,7 @@ def test_a_killed_supernode_rejoins_with_its_identity_and_state(tmp_path):
         folder = flower.run_folder()
         wait_for((folder / "summary.txt").exists, 60, "the table")
         rounds = flower.rounds()
+        log = flower.command(["flwr", "log", run_id, "test", "--show"], 60).stdout
 
     answered = [line["nodes"]["answered"] for line in rounds]
     assert answered[:2] == [2, 2], "both nodes take part before the kill"
@@ -52,6 +53,9 @@ def test_a_killed_supernode_rejoins_with_its_identity_and_state(tmp_path):
     state = StateStore(tmp_path / "state" / folder.name / "hospital-0")
     states = state.before(ROUNDS + 1)
     assert [kept.round for kept in states] == [ROUNDS, ROUNDS - 1]
+
+    assert log.count("Client hospital-0 is here") == 2
+    assert "starts anew" not in log, "its state from before the kill is what the server believed"
 
     weights, facts = load_weights(folder / "models" / "server.safetensors")
     assert facts["model"] == "cnn"

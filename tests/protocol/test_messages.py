@@ -77,7 +77,12 @@ def field_hints(payload):
     return {field.name: hints[field.name] for field in dataclasses.fields(payload)}
 
 
-NAMED = {"weights": weights, "client": st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,20}", fullmatch=True)}
+NAMED = {
+    "weights": weights,
+    "round": st.integers(1, 999_999),
+    "trained_on": st.integers(1, 2**29 - 1),
+    "client": st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,20}", fullmatch=True),
+}
 
 
 def examples(payload):
@@ -231,11 +236,30 @@ def test_a_reply_s_evaluation_is_what_it_says():
         (1.1, 1.0, 40),
         (0.5, 1.0, 0),
         (0.5, 1.0, -1),
+        (0.5, 1.0, 2**29),
+        (0.5, -1.0, 40),
+        (0.5, 1e308, 40),
     ],
 )
 def test_an_impossible_evaluation_is_refused(figures):
-    with pytest.raises(MessageError, match="accuracy = "):
+    with pytest.raises(MessageError, match=r"(accuracy|examples) = "):
         _ = LocalReply(*figures).evaluation
+
+
+@pytest.mark.parametrize("trained_on", [0, -5, 2**29, 2**63 - 1])
+def test_an_impossible_number_of_samples_is_refused(trained_on):
+    record = WeightsReply(0.5, 1.0, 4, 7, {}).to_record()
+    record["fields"]["trained_on"] = trained_on
+    with pytest.raises(MessageError, match="trained_on = "):
+        WeightsReply.from_record(record)
+
+
+@pytest.mark.parametrize("round", [0, -1, 1_000_000, 2**40])
+def test_a_request_for_an_impossible_round_is_refused(round):
+    record = LocalRequest("experiment", 1).to_record()
+    record["fields"]["round"] = round
+    with pytest.raises(MessageError, match="round = "):
+        LocalRequest.from_record(record)
 
 
 # --- weights -----------------------------------------------------------------------------------------

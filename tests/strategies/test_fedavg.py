@@ -108,8 +108,6 @@ BAD = {
     "one name too many": {"weights": spoiled(extra=torch.zeros(3))},
     "a name missing": {"weights": {"1.weight": torch.zeros(3, 4)}},
     "nothing at all": {"weights": {}},
-    "trained on no sample": {"trained_on": 0},
-    "trained on less than nothing": {"trained_on": -5},
     "NaN as loss": {"loss": float("nan")},
     "no example": {"examples": 0},
 }

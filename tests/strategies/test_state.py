@@ -8,7 +8,9 @@ from strategies.state import ClientState, StateStore
 
 
 def state(round, value=0.0):
-    return ClientState(round, {"layer.weight": torch.tensor([value])}, {"cache.rows": torch.tensor([round])})
+    return ClientState(
+        round, "cnn", {"layer.weight": torch.tensor([value])}, {"cache.rows": torch.tensor([round])}
+    )
 
 
 def rounds_before(store, round):
@@ -22,7 +24,7 @@ def store(tmp_path):
 
 def test_what_is_saved_is_loaded_again(store):
     weights = {"model.weight": torch.tensor([1.0, 2.0]), "running": torch.tensor(3)}
-    store.save(ClientState(4, weights, {"cache.rows": torch.tensor([7])}, {"versions.round": "3"}))
+    store.save(ClientState(4, "cnn", weights, {"cache.rows": torch.tensor([7])}, {"versions.round": "3"}))
 
     kept = store.newest()
 

@@ -73,6 +73,16 @@ def without(field: str) -> Fault:
     return fault
 
 
+def with_field(field: str, value: int) -> Fault:
+    """Let a reply arrive with a field that no payload of ours could have."""
+
+    def fault(reply: Message, now: float) -> list[Delivery]:
+        next(iter(reply.content.config_records.values()))[field] = value
+        return [Delivery(reply, now)]
+
+    return fault
+
+
 def emptied(reply: Message, now: float) -> list[Delivery]:
     return [Delivery(_in_place_of(reply, RecordDict()), now)]
 

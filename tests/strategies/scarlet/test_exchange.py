@@ -20,6 +20,7 @@ from tests.strategies.sides import CLASSES, EXPERIMENT, server_side, tiny_settin
 
 NAMES = ("ada", "ben", "cem")
 EMPTY = bytes(8)
+STARTS_ANEW = "starts anew"
 
 scarlet_settings = st.fixed_dictionaries(
     {
@@ -147,7 +148,7 @@ def test_a_lost_cache_is_noticed_in_the_next_exchange_and_made_good_in_the_one_a
     outgoing = run.begin()
     exchange = run.nodes["ada"].handle(outgoing["ada"].content)
     assert exchange.reply.lost
-    assert "starts anew" in run.server.accept("ada", 5, exchange.content).notes
+    assert STARTS_ANEW in run.server.accept("ada", 5, exchange.content).notes
     run.server.accept("ben", 5, run.nodes["ben"].handle(outgoing["ben"].content).content)
     run.finish()
 
@@ -163,7 +164,7 @@ def test_a_node_that_lost_its_cache_and_says_hello_again_misses_no_label(federat
     for _ in range(4):
         run.play()
     wipe(run, "ada")
-    assert "starts anew" in run.server.greet(run.nodes["ada"].hello())
+    assert STARTS_ANEW in run.server.greet(run.nodes["ada"].hello())
     assert run.server.greet(run.nodes["ben"].hello()) == ""
     truth = run.spy.server
 
@@ -445,7 +446,7 @@ class FaultyFederation(RuleBasedStateMachine):
     def accept(self, late, in_time):
         incoming = self.server.accept(late.client, late.round, late.content)
         standing, reply = self.standing[late.client], late.exchange.reply
-        if incoming.notes:
+        if STARTS_ANEW in incoming.notes:
             standing.tell_to_start_anew()
         elif late.round == standing.asked_in:
             standing.told = False
