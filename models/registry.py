@@ -2,11 +2,17 @@
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import TypeVar
 
 import torch
 from torch import nn
 
 from models.cnn import SmallCNN
+from models.elastic import ElasticDesign, ElasticNetwork, Shape
+from models.elastic.cnn import CNN
+from models.elastic.efficientnet import EFFICIENTNET_B4
+from models.elastic.msdnet import MSDNET24
+from models.elastic.resnet import RESNET20, RESNET56, RESNET110
 from models.resnet_cifar import CifarResNet
 from models.torchvision_models import resnet18
 from protocol.errors import SettingsError
@@ -20,6 +26,15 @@ MODEL_BUILDERS: Mapping[str, ModelBuilder] = {
     "resnet18": resnet18,
 }
 
+ELASTIC_DESIGNS: Mapping[str, ElasticDesign] = {
+    "elastic-cnn": CNN,
+    "elastic-resnet20": RESNET20,
+    "elastic-resnet56": RESNET56,
+    "elastic-resnet110": RESNET110,
+    "elastic-msdnet24": MSDNET24,
+    "elastic-efficientnet-b4": EFFICIENTNET_B4,
+}
+
 
 def build_model(name: str, image_shape: tuple[int, int, int], num_classes: int, seed: int) -> nn.Module:
     """Build a network on the CPU whose initial weights follow from the seed alone.
@@ -29,7 +44,7 @@ def build_model(name: str, image_shape: tuple[int, int, int], num_classes: int, 
     Parameters
     ----------
     name
-        One of ``protocol.settings.MODEL_NAMES``.
+        One of ``protocol.settings.MODEL_NAMES``; an elastic network is built whole, with one exit.
     image_shape
         Channels, height and width of an image.
     num_classes
@@ -45,17 +60,60 @@ def build_model(name: str, image_shape: tuple[int, int, int], num_classes: int, 
     Raises
     ------
     SettingsError
-        When there is no network of that name.
+        When there is no network of that name, or it cannot take such images.
     """
+    if name in ELASTIC_DESIGNS:
+        return build_elastic(ELASTIC_DESIGNS[name], image_shape, num_classes, seed, None)
     builder = MODEL_BUILDERS.get(name)
     if builder is None:
-        raise SettingsError(f"model = {name!r}: must be one of {', '.join(MODEL_BUILDERS)}")
-    with torch.random.fork_rng(devices=[]):
-        # torch.manual_seed would reseed the CUDA generators too, and nothing would restore these.
-        torch.default_generator.manual_seed(seed)
-        return builder(image_shape, num_classes)
+        raise SettingsError(
+            f"model = {name!r}: must be one of {', '.join([*MODEL_BUILDERS, *ELASTIC_DESIGNS])}"
+        )
+    return _seeded(lambda: builder(image_shape, num_classes), seed)
+
+
+def build_elastic(
+    design: ElasticDesign,
+    image_shape: tuple[int, int, int],
+    num_classes: int,
+    seed: int,
+    shape: Shape | None,
+) -> ElasticNetwork:
+    """Build a shape of an elastic network on the CPU, by default the whole without early exits.
+
+    As `build_model`; raises ``SettingsError`` when the network cannot take such images or shapes.
+    """
+    try:
+        return _seeded(lambda: design.build(image_shape, num_classes, shape or design.whole()), seed)
+    except ValueError as error:
+        raise SettingsError(str(error)) from error
+
+
+def elastic_design(name: str) -> ElasticDesign:
+    """Return the elastic network of a name.
+
+    Raises
+    ------
+    SettingsError
+        When there is none.
+    """
+    if name not in ELASTIC_DESIGNS:
+        raise SettingsError(
+            f"model = {name!r}: has no submodels; those that have are {', '.join(ELASTIC_DESIGNS)}"
+        )
+    return ELASTIC_DESIGNS[name]
 
 
 def count_parameters(model: nn.Module) -> int:
     """Return how many numbers the network learns; buffers, such as running means, are not counted."""
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+_M = TypeVar("_M", bound=nn.Module)
+
+
+def _seeded(build: Callable[[], _M], seed: int) -> _M:
+    with torch.random.fork_rng(devices=[]):
+        # torch.manual_seed would reseed the CUDA generators too, and nothing would restore these.
+        torch.default_generator.manual_seed(seed)
+        return build()

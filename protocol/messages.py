@@ -84,6 +84,10 @@ class HelloReply(Payload):
     code_digest: str
     state_digests: bytes
     """Digests (8 bytes each) of the soft labels in the states the node kept, newest first; none: empty."""
+    level: int | None = None
+    """The level of an elastic network that the node carries; absent with other networks."""
+    level_reason: str | None = None
+    """Why it is that level."""
 
     def __post_init__(self) -> None:
         """Refuse a name that could lead out of a folder."""
@@ -167,6 +171,22 @@ class WeightsReply(_Evaluated):
         """Refuse a weight that would break the mean."""
         if not 1 <= self.trained_on < _MOST_SAMPLES:
             raise MessageError(f"trained_on = {self.trained_on}: must be from 1 to {_MOST_SAMPLES - 1}")
+
+
+@dataclass(frozen=True)
+class SliceRequest(_Request):
+    """Evaluate this submodel, then train from it."""
+
+    level: int
+    """The level whose submodel it is, from 1."""
+    weights: Weights
+
+
+@dataclass(frozen=True)
+class SliceReply(WeightsReply):
+    """A trained submodel, and the level it is of."""
+
+    level: int
 
 
 @dataclass(frozen=True)

@@ -6,71 +6,43 @@ those under ``[tool.flwr.app.config]`` in ``pyproject.toml`` are the same; a tes
 """
 
 import json
-import os
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar, get_args
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from protocol.errors import SettingsError
-
-ModelName = Literal["cnn", "resnet20", "resnet32", "resnet18"]
-MODEL_NAMES: tuple[str, ...] = get_args(ModelName)
-
-_CLIENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+from protocol.values import (
+    MODEL_NAMES,
+    SUBMODEL_STRATEGIES,
+    AbsolutePath,
+    Budgets,
+    ClientName,
+    Count,
+    CountOrZero,
+    DataSource,
+    Exits,
+    Fraction,
+    Level,
+    Milestones,
+    ModelName,
+    ModelNames,
+    NonNegative,
+    Positive,
+    ResumePlace,
+    Shares,
+    StrategyName,
+    Widths,
+    is_elastic,
+    numbers,
+    split_names,
+)
 
 
 def _kebab(name: str) -> str:
     return name.replace("_", "-")
-
-
-def _is_absolute(path: str) -> bool:
-    return os.path.isabs(os.path.expanduser(path))  # Path.expanduser raises for an unknown ~user
-
-
-def _absolute(path: str) -> str:
-    if path and not _is_absolute(path):
-        raise ValueError(
-            "must be an absolute path or start with ~: a relative one would depend on the folder "
-            "in which the SuperLink happened to be started"
-        )
-    return path
-
-
-def _place_to_resume(place: str) -> str:
-    if place not in ("", "auto") and not _is_absolute(place):
-        raise ValueError('must be "", "auto" or an absolute path (~ is allowed)')
-    return place
-
-
-def _client_name(name: str) -> str:
-    if name and not _CLIENT_NAME.fullmatch(name):
-        raise ValueError(
-            "must begin with a letter or a digit and hold only letters, digits, dots, dashes and "
-            "underscores, 64 at most: it names a folder"
-        )
-    return name
-
-
-def _model_names(names: str) -> str:
-    for name in split_names(names):
-        if name not in MODEL_NAMES:
-            raise ValueError(f"{name!r} is not a model: allowed are {', '.join(MODEL_NAMES)}")
-    return names
-
-
-AbsolutePath = Annotated[str, AfterValidator(_absolute)]
-ResumePlace = Annotated[str, AfterValidator(_place_to_resume)]
-ClientName = Annotated[str, AfterValidator(_client_name)]
-ModelNames = Annotated[str, AfterValidator(_model_names)]
-Count = Annotated[int, Field(ge=1)]
-CountOrZero = Annotated[int, Field(ge=0)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Fraction = Annotated[float, Field(gt=0, le=1)]
 
 
 class _Table(BaseModel):
@@ -84,7 +56,8 @@ class _Table(BaseModel):
 class DataSettings(_Table):
     """Where the samples come from and how they are split (table ``data``)."""
 
-    source: Literal["digits"] = Field("digits", description="data set")
+    source: DataSource = Field("digits", description="`digits`, or the path of a parquet file of images")
+    max_samples: CountOrZero = Field(0, description="how many of its samples to use, from the first; 0: all")
     split: Literal["iid", "dirichlet", "dirichlet-unequal", "pathological"] = Field(
         "dirichlet",
         description="how private data is split over clients; `dirichlet` gives equal sizes",
@@ -95,6 +68,9 @@ class DataSettings(_Table):
         0.2, description="share of a client's samples kept for its own test"
     )
     server_test_size: Count = Field(300, description="samples kept for the server's test")
+    withheld_size: CountOrZero = Field(
+        0, description='samples withheld from training (`scalefl.calibration = "withheld"`)'
+    )
 
 
 class PublicSettings(_Table):
@@ -122,6 +98,10 @@ class TrainSettings(_Table):
     weight_decay: NonNegative = Field(0.0, description="SGD weight decay")
     augmentation: Literal["none", "shift", "crop-flip"] = Field(
         "none", description="random change of training images, a whole batch at a time"
+    )
+    milestones: Milestones = Field("", description="rounds after which the learning rate drops: `100,200`")
+    decay: Fraction = Field(
+        1.0, description="factor of the learning rate at each milestone; without milestones, each round"
     )
 
 
@@ -158,6 +138,62 @@ class DsflSettings(_Table):
     temperature: Positive = Field(0.1, description="ERA's temperature T; below 1 sharpens")
 
 
+class LevelsSettings(_Table):
+    """The submodels of an elastic network, and who gets which (table ``levels``)."""
+
+    plan: Literal["preset", "parameters", "flops"] = Field(
+        "preset", description="the network's own levels, or a search by cost for `levels.budgets`"
+    )
+    budgets: Budgets = Field(
+        "0.125,0.25,0.5,1", description="each level's share of the whole network's cost (search)"
+    )
+    widths: Widths = Field("", description="each level's width instead of the plan's: `0.5,0.75,1`")
+    exits: Exits = Field("", description="each level's last block instead of the plan's: `4,6,8`")
+    shares: Shares = Field(
+        "0.25,0.25,0.25,0.25", description="share of the simulated clients at each level, smallest first"
+    )
+
+    @model_validator(mode="after")
+    def _explicit_levels_are_whole(self) -> Self:
+        widths, exits = numbers(self.widths), numbers(self.exits)
+        if len(widths) != len(exits):
+            raise ValueError(
+                f'levels.widths = "{self.widths}", levels.exits = "{self.exits}": must name as many levels'
+            )
+        return self
+
+
+class ScaleflSettings(_Table):
+    """How submodels learn and are merged (table ``scalefl``)."""
+
+    loss: Literal["paper", "official", "mutual"] = Field(
+        "paper",
+        description="what exits learn from: the last one as in the paper, the same as in the released code, "
+        "or all others as in DepthFL",
+    )
+    distillation: NonNegative = Field(0.1, description="weight β of what exits learn from the last one")
+    temperature: Positive = Field(3.0, description="temperature τ at which exits are compared")
+    start: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.25, description="share of the rounds before exits learn from each other"
+    )
+    classes: Literal["own", "plain", "masked", "balanced"] = Field(
+        "own",
+        description="what the loss makes of a client's shares of the classes: nothing, passes over those "
+        "it has not, or adjusts the logits by all; `own` is as the strategy does by itself",
+    )
+    exit_weights: Literal["linear", "equal", "full"] = Field(
+        "full",
+        description="weights of l exits' losses: j/(l(l+1)) as in the paper, 1/(2l), or 1 each",
+    )
+    weighting: Literal["clients", "examples"] = Field(
+        "clients", description="what counts alike in the mean of submodels"
+    )
+    calibration: Literal["public", "withheld", "none"] = Field(
+        "public",
+        description="where the server's norm statistics come from; `none`: the server scores nothing",
+    )
+
+
 class EarlyStoppingSettings(_Table):
     """When to stop before the last round (table ``early-stopping``)."""
 
@@ -170,9 +206,10 @@ class EarlyStoppingSettings(_Table):
 class RunSettings(_Table):
     """Everything that defines a run."""
 
-    strategy: Literal["scarlet", "dsfl", "fedavg", "individual"] = Field("scarlet", description="the method")
+    strategy: StrategyName = Field("scarlet", description="the method")
     seed: CountOrZero = Field(0, description="every random draw follows from it")
     num_rounds: Annotated[int, Field(ge=1, lt=999_999)] = Field(50, description="rounds")
+    evaluate_every: Count = Field(1, description="rounds from one evaluation at the server to the next")
     fraction_train: Fraction = Field(1.0, description="share of the free clients asked each round")
     min_nodes: Count = Field(2, description="clients that must be known before a round starts")
     min_replies: CountOrZero = Field(1, description="accepted replies a round needs (quorum)")
@@ -189,27 +226,59 @@ class RunSettings(_Table):
     distillation: DistillationSettings = DistillationSettings()
     scarlet: ScarletSettings = ScarletSettings()
     dsfl: DsflSettings = DsflSettings()
+    levels: LevelsSettings = LevelsSettings()
+    scalefl: ScaleflSettings = ScaleflSettings()
     early_stopping: EarlyStoppingSettings = EarlyStoppingSettings()
 
     @model_validator(mode="after")
     def _weights_need_one_architecture(self) -> Self:
         others = set(split_names(self.models)) - {self.model}
-        if self.strategy == "fedavg" and others:
+        if self.shares_weights and others:
             raise ValueError(
-                f'models = "{self.models}": strategy fedavg averages weights, so every client must '
+                f'models = "{self.models}": strategy {self.strategy} averages weights, so every client must '
                 f'run model = "{self.model}"'
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _submodels_need_an_elastic_network(self) -> Self:
+        if self.strategy in SUBMODEL_STRATEGIES and not is_elastic(self.model):
+            elastic = ", ".join(name for name in MODEL_NAMES if is_elastic(name))
+            raise ValueError(
+                f'model = "{self.model}": strategy {self.strategy} cuts submodels from an elastic network; '
+                f"allowed are {elastic}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _calibration_has_its_samples(self) -> Self:
+        if self.scalefl.calibration == "withheld" and self.data.withheld_size < 2:
+            raise ValueError(
+                f'scalefl.calibration = "withheld": needs data.withheld-size of at least 2, '
+                f"it is {self.data.withheld_size}"
             )
         return self
 
     @model_validator(mode="after")
     def _early_stopping_has_its_figure(self) -> Self:
         stopping = self.early_stopping
-        if self.strategy == "individual" and stopping.patience and stopping.metric == "server-accuracy":
+        if not stopping.patience or stopping.metric == "clients-accuracy":
+            return self
+        why = ""
+        if self.strategy == "individual":
+            why = "strategy individual has no server model"
+        elif self.strategy in SUBMODEL_STRATEGIES and self.scalefl.calibration == "none":
+            why = 'with scalefl.calibration = "none" the server scores nothing'
+        if why:
             raise ValueError(
-                'early-stopping.metric = "server-accuracy": strategy individual has no server model; '
-                'allowed is "clients-accuracy"'
+                f'early-stopping.metric = "server-accuracy": {why}; allowed is "clients-accuracy"'
             )
         return self
+
+    @property
+    def shares_weights(self) -> bool:
+        """Whether clients send weights, and so must train one network."""
+        return self.strategy == "fedavg" or self.strategy in SUBMODEL_STRATEGIES
 
     @property
     def output_path(self) -> Path:
@@ -239,6 +308,15 @@ class NodeSettings(_Table):
     partition_id: CountOrZero | None = Field(None, description="which part of the source is its own")
     num_partitions: Count | None = Field(None, description="parts the source is split into")
     model: ModelName | None = Field(None, description="the network this node trains")
+    level: Level | None = Field(
+        None, description="level of the elastic network this node carries, or `auto`: as the budgets allow"
+    )
+    memory_budget: Positive | None = Field(
+        None, description='GB that training may take; default: what is free now (`level = "auto"`)'
+    )
+    seconds_per_round_budget: Positive | None = Field(
+        None, description='seconds that a round\'s training may take; default: no limit (`level = "auto"`)'
+    )
     state_dir: AbsolutePath = Field("", description="where the node keeps its model and its cache")
     device: Literal["auto", "cpu", "cuda"] | None = Field(None, description="overrides the run's device")
     threads: Count | None = Field(None, description="CPU threads; 1 in a simulation, else torch's default")
@@ -276,11 +354,6 @@ class NodeSettings(_Table):
             Naming each wrong key, its value and what is allowed.
         """
         return _parse(cls, config)
-
-
-def split_names(names: str) -> list[str]:
-    """Split ``"a, b,c"`` into its names, without blanks."""
-    return [name.strip() for name in names.split(",") if name.strip()]
 
 
 _T = TypeVar("_T", bound=_Table)

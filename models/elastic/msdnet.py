@@ -1,0 +1,202 @@
+"""Multi-scale dense networks for CIFAR's images (Huang et al. 2018) with exits, as ScaleFL trains them.
+
+Every layer keeps features at three scales, of which an exit reads the coarsest. So what a layer works
+out at a finer scale serves the layers after it only, and a network that ends early does without some of it.
+"""
+
+import math
+from collections.abc import Mapping
+from functools import partial
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from models.elastic.channels import Channels, scaled
+from models.elastic.layers import convolution
+from models.elastic.network import ElasticDesign, ElasticNetwork, Shape, image_channels, nested
+from models.elastic.resnet import LinearHead
+
+BASE = 16
+GROWTH = 6
+SCALE_FACTORS = (1, 2, 4)
+"""Times the numbers above, at each scale from the finest; and times its outputs, a bottleneck's width."""
+EXIT_CHANNELS = 128
+_COARSEST = len(SCALE_FACTORS) - 1
+
+
+class Stem(nn.Module):
+    """The first features at each scale: every scale is worked out from the one before."""
+
+    def __init__(self, channels: Mapping[int, Channels], images: Channels, width: float) -> None:
+        super().__init__()
+        between = pairwise([images, *channels.values()])
+        self.convolutions = nn.ModuleList(
+            convolution(before, after, stride=1 if before == images else 2, width=width)
+            for before, after in between
+        )
+
+    def forward(self, images: Tensor) -> dict[int, Tensor]:
+        """Map ``(batch, channels, height, width)`` to the features at each scale, by its number."""
+        features, by_scale = images, {}
+        for scale, layer in enumerate(self.convolutions):
+            features = layer(features)
+            by_scale[scale] = features
+        return by_scale
+
+
+class ScaleGrowth(nn.Module):
+    """What one layer adds at one scale: new channels from the scale itself and from the next finer.
+
+    Where there is no finer scale, all come from the scale itself; else one half from each.
+    """
+
+    def __init__(
+        self, name: str, scale: int, inputs: Mapping[int, Channels], growth: int, width: float
+    ) -> None:
+        super().__init__()
+        self.scale = scale
+        finer = inputs.get(scale - 1)
+        size = SCALE_FACTORS[scale] * growth // (1 if finer is None else 2)
+        same = Channels.of(f"{name}.same", size)
+        self.same = _bottleneck(inputs[scale], same, SCALE_FACTORS[scale], 1, width)
+        self.outputs = inputs[scale]
+        self.down: nn.Sequential | None = None
+        if finer is not None:
+            down = Channels.of(f"{name}.down", size)
+            self.down = _bottleneck(finer, down, SCALE_FACTORS[scale - 1], 2, width)
+            self.outputs += down
+        self.outputs += same
+
+    def forward(self, features: Mapping[int, Tensor]) -> Tensor:
+        """Return the scale's features with the new ones after them."""
+        parts = [features[self.scale]]
+        if self.down is not None:
+            parts.append(self.down(features[self.scale - 1]))
+        parts.append(self.same(features[self.scale]))
+        return torch.cat(parts, dim=1)
+
+
+def _bottleneck(inputs: Channels, outputs: Channels, factor: int, stride: int, width: float) -> nn.Sequential:
+    (name, size), *_ = outputs.groups
+    inner = Channels.of(f"{name}.bottleneck", min(len(inputs), factor * size))
+    return nn.Sequential(
+        convolution(inputs, inner, 1, width=width), convolution(inner, outputs, stride=stride, width=width)
+    )
+
+
+class DenseLayer(nn.Module):
+    """One layer of all scales that remain, and a transition after it where the finest has been dropped.
+
+    Parameters
+    ----------
+    name
+        Prefix of the names of the channels it makes.
+    inputs
+        Channels of the features that come, by their scale.
+    finest
+        The finest scale that it hands on.
+    growth
+        New channels at scale 0.
+    transition
+        Whether the channels of every scale are halved at the end.
+    width
+        The network's width.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        inputs: Mapping[int, Channels],
+        finest: int,
+        growth: int,
+        transition: bool,
+        width: float,
+    ) -> None:
+        super().__init__()
+        growths, transitions = {}, {}
+        self.outputs: dict[int, Channels] = {}
+        for scale in range(finest, _COARSEST + 1):
+            grown = ScaleGrowth(f"{name}.scale{scale}", scale, inputs, growth, width)
+            growths[str(scale)] = grown
+            self.outputs[scale] = grown.outputs
+            if transition:
+                factor = SCALE_FACTORS[scale]
+                halved = factor * (len(grown.outputs) // factor // 2)
+                self.outputs[scale] = Channels.of(f"{name}.scale{scale}.transition", halved)
+                transitions[str(scale)] = convolution(grown.outputs, self.outputs[scale], 1, width=width)
+        self.growths = nn.ModuleDict(growths)
+        self.transitions = nn.ModuleDict(transitions)
+
+    def forward(self, features: Mapping[int, Tensor]) -> dict[int, Tensor]:
+        """Map the features at each scale to those at the scales that remain."""
+        grown = {int(scale): growth(features) for scale, growth in self.growths.items()}
+        return grown | {
+            int(scale): transition(grown[int(scale)]) for scale, transition in self.transitions.items()
+        }
+
+
+class ExitHead(nn.Module):
+    """An exit: two 3x3 convolutions of stride 2 on the coarsest features, then a linear head."""
+
+    def __init__(self, inputs: Channels, num_classes: int, name: str, width: float) -> None:
+        super().__init__()
+        size = scaled(EXIT_CHANNELS, width)
+        channels = [inputs, Channels.of(f"{name}.0", size), Channels.of(f"{name}.1", size)]
+        self.convolutions = nn.Sequential(
+            *(convolution(before, after, stride=2, width=width) for before, after in pairwise(channels))
+        )
+        self.head = LinearHead(channels[-1], num_classes)
+
+    def forward(self, features: Mapping[int, Tensor]) -> Tensor:
+        """Map the features at each scale to logits ``(batch, classes)``."""
+        logits: Tensor = self.head(self.convolutions(features[_COARSEST]))
+        return logits
+
+
+def build_msdnet(
+    layers: int, image_shape: tuple[int, int, int], num_classes: int, shape: Shape
+) -> ElasticNetwork:
+    """Build a multi-scale dense network, whose blocks are its layers.
+
+    A scale that no exit depends on is left out.
+
+    Parameters
+    ----------
+    layers
+        Layers of the whole network after the stem. After each third of them the finest scale is dropped.
+    image_shape
+        Channels, height and width. The network fits any height and width.
+    num_classes
+        Width of the output.
+    shape
+        Which of it there is.
+    """
+    width = shape.width
+    channels = {
+        scale: Channels.of(f"stem.scale{scale}", factor * scaled(BASE, width))
+        for scale, factor in enumerate(SCALE_FACTORS)
+    }
+    stem = Stem(channels, image_channels(image_shape), width)
+    blocks: list[nn.Module] = []
+    heads: dict[int, nn.Module] = {}
+    for number in range(1, shape.depth + 1):
+        finest = _finest_scale(number, layers)
+        transition = finest > _finest_scale(number - 1, layers)
+        # a layer's features go one scale down with every layer, so those too fine never reach the last exit
+        needed = max(finest, _COARSEST - (shape.depth - number))
+        layer = DenseLayer(f"layer{number}", channels, needed, scaled(GROWTH, width), transition, width)
+        blocks.append(layer)
+        channels = layer.outputs
+        if number in shape.exits:
+            heads[number] = ExitHead(channels[_COARSEST], num_classes, f"exit{number}", width)
+    return ElasticNetwork(stem, blocks, heads)
+
+
+def _finest_scale(layer: int, layers: int) -> int:
+    """Return the finest scale that the whole network's layer hands on; layer 0 is the stem."""
+    return max(0, layer - 1) // math.ceil(layers / len(SCALE_FACTORS))
+
+
+MSDNET24 = ElasticDesign(partial(build_msdnet, 24), 24, nested((0.65, 0.7, 0.85, 1.0), (15, 18, 21, 24)))
+"""The levels of ScaleFL's own experiments."""

@@ -1,0 +1,76 @@
+"""Running statistics of batch norms: forgotten while submodels are trained, found anew before they are used.
+
+Statistics of activations do not average across widths, so no method that merges submodels lets them
+travel. A network trains with the statistics of its batches; before it answers in eval mode, it sees some
+inputs that are neither its test nor labelled, and keeps the statistics of these (static batch norm, Diao
+et al. 2021, section 3).
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+_BATCH = 500
+
+
+def forget_statistics(model: nn.Module) -> None:
+    """Drop the running statistics: they leave the state dict, and every mode uses the batch's own."""
+    for norm in _norms(model):
+        norm.track_running_stats = False
+        norm.running_mean = norm.running_var = norm.num_batches_tracked = None
+
+
+def track_statistics(model: nn.Module) -> None:
+    """Give every norm running statistics, as a new network's: mean 0, variance 1."""
+    for norm in _norms(model):
+        norm.track_running_stats = True
+        norm.running_mean = torch.zeros_like(norm.weight)
+        norm.running_var = torch.ones_like(norm.weight)
+        norm.num_batches_tracked = torch.tensor(0, device=norm.weight.device)
+
+
+@torch.no_grad()
+def recalibrate(model: nn.Module, inputs: Tensor) -> None:
+    """Set the running statistics to those of some inputs, the mean over batches of up to 500.
+
+    Parameters
+    ----------
+    inputs
+        Shape (n, channels, height, width), on the model's device; at least two.
+
+    Raises
+    ------
+    ValueError
+        With fewer than two inputs, which have no variance.
+    """
+    if len(inputs) < 2:
+        raise ValueError(f"{len(inputs)} inputs: batch norms need at least two to be calibrated on")
+    track_statistics(model)
+    norms = _norms(model)
+    momenta = [norm.momentum for norm in norms]
+    was_training = model.training
+    _set(norms, [None] * len(norms))  # a plain mean over the batches
+    model.eval()  # as it will answer, nothing dropped at random
+    for norm in norms:
+        norm.train()
+    try:
+        for batch in inputs.tensor_split(-(-len(inputs) // _BATCH)):
+            _answer(model, batch)
+    finally:
+        _set(norms, momenta)
+        model.train(was_training)
+
+
+def _answer(model: nn.Module, batch: Tensor) -> None:
+    """Send a batch through all of the model: an elastic network's ``forward`` passes its early exits by."""
+    exits = getattr(model, "exits", model)
+    exits(batch)
+
+
+def _norms(model: nn.Module) -> list[_BatchNorm]:
+    return [module for module in model.modules() if isinstance(module, _BatchNorm)]
+
+
+def _set(norms: list[_BatchNorm], momenta: list[float | None]) -> None:
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum

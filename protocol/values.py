@@ -1,0 +1,169 @@
+"""The kinds of value a setting can have, each with the check that belongs to it."""
+
+import math
+import os
+import re
+from typing import Annotated, Literal, get_args
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+ModelName = Literal[
+    "cnn",
+    "resnet20",
+    "resnet32",
+    "resnet18",
+    "elastic-cnn",
+    "elastic-resnet20",
+    "elastic-resnet56",
+    "elastic-resnet110",
+    "elastic-msdnet24",
+    "elastic-efficientnet-b4",
+]
+MODEL_NAMES: tuple[str, ...] = get_args(ModelName)
+
+StrategyName = Literal[
+    "scarlet",
+    "dsfl",
+    "fedavg",
+    "individual",
+    "scalefl",
+    "heterofl",
+    "fedrolex",
+    "federated-dropout",
+    "depthfl",
+    "fedavg-smallest",
+    "fedavg-largest",
+]
+SUBMODEL_STRATEGIES = frozenset(get_args(StrategyName)[4:])
+"""The strategies whose clients train parts of one elastic network."""
+
+DATA_SETS = ("digits",)
+"""The data sets that come along."""
+
+_CLIENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+def split_names(names: str) -> list[str]:
+    """Split ``"a, b,c"`` into its names, without blanks."""
+    return [name.strip() for name in names.split(",") if name.strip()]
+
+
+def _is_absolute(path: str) -> bool:
+    return os.path.isabs(os.path.expanduser(path))  # Path.expanduser raises for an unknown ~user
+
+
+def _absolute(path: str) -> str:
+    if path and not _is_absolute(path):
+        raise ValueError(
+            "must be an absolute path or start with ~: a relative one would depend on the folder "
+            "in which the SuperLink happened to be started"
+        )
+    return path
+
+
+def _data_source(source: str) -> str:
+    if source not in DATA_SETS and not _is_absolute(source):
+        raise ValueError(f"must be {', '.join(DATA_SETS)} or an absolute path (~ is allowed)")
+    return source
+
+
+def _place_to_resume(place: str) -> str:
+    if place not in ("", "auto") and not _is_absolute(place):
+        raise ValueError('must be "", "auto" or an absolute path (~ is allowed)')
+    return place
+
+
+def _client_name(name: str) -> str:
+    if name and not _CLIENT_NAME.fullmatch(name):
+        raise ValueError(
+            "must begin with a letter or a digit and hold only letters, digits, dots, dashes and "
+            "underscores, 64 at most: it names a folder"
+        )
+    return name
+
+
+def _model_names(names: str) -> str:
+    for name in split_names(names):
+        if name not in MODEL_NAMES:
+            raise ValueError(f"{name!r} is not a model: allowed are {', '.join(MODEL_NAMES)}")
+    return names
+
+
+def is_elastic(model: str) -> bool:
+    """Tell whether a network has submodels."""
+    return model.startswith("elastic-")
+
+
+def numbers(text: str) -> tuple[float, ...]:
+    """Read ``"0.5, 1"``: TOML lists are not allowed in Flower's settings."""
+    refusal = f'{text!r}: must be numbers with commas between them, as "0.5, 1"'
+    try:
+        values = tuple(float(part) for part in split_names(text))
+    except ValueError:
+        raise ValueError(refusal) from None
+    if not all(map(math.isfinite, values)):
+        raise ValueError(refusal)
+    return values
+
+
+def _widths(text: str) -> str:
+    widths = numbers(text)
+    if not all(0 < width <= 1 for width in widths):
+        raise ValueError("each width must be above 0 and at most 1")
+    if list(widths) != sorted(widths) or (widths and widths[-1] != 1):
+        raise ValueError("widths must not descend, and the last must be 1: the whole network")
+    return text
+
+
+def _exits(text: str) -> str:
+    exits = numbers(text)
+    whole = all(exit_ >= 1 and exit_ == int(exit_) for exit_ in exits)
+    if not whole or list(exits) != sorted(set(exits)):
+        raise ValueError("exits must be numbers of blocks, from 1, that ascend")
+    return text
+
+
+def _shares(text: str) -> str:
+    shares = numbers(text)
+    if not shares or min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
+        raise ValueError(f"shares must be at least 0 and sum to 1, these sum to {sum(shares):g}")
+    return text
+
+
+def _budgets(text: str) -> str:
+    budgets = numbers(text)
+    ascending = list(budgets) == sorted(set(budgets))
+    if not budgets or not ascending or budgets[0] <= 0 or budgets[-1] != 1:
+        raise ValueError("budgets must ascend from above 0, and the last must be 1: the whole network")
+    return text
+
+
+def _milestones(text: str) -> str:
+    rounds = numbers(text)
+    if not all(round_ >= 1 and round_ == int(round_) for round_ in rounds) or list(rounds) != sorted(rounds):
+        raise ValueError("must be numbers of rounds, from 1, that ascend")
+    return text
+
+
+def _level(level: object) -> object:
+    if level == "auto" or (type(level) is int and level >= 1):
+        return level
+    raise ValueError('must be a number from 1, or "auto"')
+
+
+AbsolutePath = Annotated[str, AfterValidator(_absolute)]
+DataSource = Annotated[str, AfterValidator(_data_source)]
+ResumePlace = Annotated[str, AfterValidator(_place_to_resume)]
+ClientName = Annotated[str, AfterValidator(_client_name)]
+ModelNames = Annotated[str, AfterValidator(_model_names)]
+Widths = Annotated[str, AfterValidator(_widths)]
+Exits = Annotated[str, AfterValidator(_exits)]
+Shares = Annotated[str, AfterValidator(_shares)]
+Budgets = Annotated[str, AfterValidator(_budgets)]
+Milestones = Annotated[str, AfterValidator(_milestones)]
+Level = Annotated[int | Literal["auto"], BeforeValidator(_level)]
+Count = Annotated[int, Field(ge=1)]
+CountOrZero = Annotated[int, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(gt=0, le=1)]
