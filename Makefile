@@ -12,7 +12,7 @@ FLWR = mkdir -p $(CURDIR)/$(VENV)/empty && cd $(CURDIR)/$(VENV)/empty && PATH="$
 NODES ?= 2
 SIMULATED = --federation-config "num-supernodes=$(NODES) client-resources-num-cpus=1"
 
-.PHONY: setup run smoke test lint docs lock stop clean
+.PHONY: setup run smoke scalefl probe export test lint docs lock stop clean
 
 setup: $(STAMP)
 
@@ -28,6 +28,19 @@ run: $(STAMP)  ## SCARLET on digits, with Flower's default of two simulated node
 
 smoke: $(STAMP)  ## the shortest run that shows everything
 	$(FLWR) run $(CURDIR) --stream $(SIMULATED) --run-config $(CURDIR)/recipes/smoke.toml
+
+scalefl: $(STAMP)  ## ScaleFL on digits with eight simulated nodes, two at each of four levels
+	$(FLWR) run $(CURDIR) --stream --federation-config "num-supernodes=8 client-resources-num-cpus=1" \
+	  --run-config $(CURDIR)/recipes/scalefl-digits.toml
+
+RECIPE ?= recipes/scalefl-digits.toml
+NODE ?= partition-id=0 num-partitions=8
+probe: $(STAMP)  ## which level this machine would carry, and why: `make probe NODE="…" RECIPE=…`
+	$(BIN)/python -m client_app.probe $(RECIPE) --node-config "$(NODE)"
+
+FORMAT ?= safetensors
+export: $(STAMP)  ## a level's submodel as a file: `make export RUN=~/motley/runs/… LEVEL=1 OUTPUT=level1.safetensors`
+	$(BIN)/python -m server_app.export $(RUN) --level $(LEVEL) --output $(OUTPUT) --format $(FORMAT)
 
 test: $(STAMP)
 	PATH="$(BIN):$$PATH" OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile

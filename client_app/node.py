@@ -6,13 +6,16 @@ from pathlib import Path
 import torch
 from flwr.app import Context, RecordDict
 
+from client_app.capability import Budgets, Carried, choose, measure, pinned
 from data import ClientData, PublicPool, load_client_data, load_public_pool
 from protocol.device import choose_device
 from protocol.digests import code_digest
 from protocol.errors import SettingsError
 from protocol.messages import HelloReply, experiment_of
-from protocol.settings import NodeSettings, RunSettings, split_names
+from protocol.settings import NodeSettings, RunSettings
+from protocol.values import is_elastic, numbers, split_names
 from strategies import client_method
+from strategies.levels import deal_levels
 from strategies.method import ClientMethod, ClientSide
 from strategies.state import StateStore
 
@@ -33,6 +36,7 @@ class Node:
     def hello(self, content: RecordDict) -> RecordDict:
         """Say who this node is and what it holds."""
         digests = self.method(content).state_digests()
+        carried = self._carried(experiment_of(content))
         return HelloReply(
             self.settings.name,
             self.settings.simulated,
@@ -40,18 +44,23 @@ class Node:
             _pool(self.run).digest,
             code_digest(),
             b"".join(digests),
+            carried.level if carried else None,
+            carried.reason if carried else None,
         ).to_record()
 
     def method(self, content: RecordDict) -> ClientMethod:
         """Build the client half of the run's method, with this node's state of the experiment."""
+        experiment = experiment_of(content)
+        carried = self._carried(experiment)
         side = ClientSide(
             self.run,
             self.settings.name,
             self.model_name,
-            _data(self.run, *self._partition()).to(self.device),
+            self._data(),
             _pool(self.run).to(self.device),
-            StateStore(self._state_folder(experiment_of(content))),
+            StateStore(self._state_folder(experiment)),
             self.device,
+            carried.level if carried else None,
         )
         return client_method(side)
 
@@ -64,12 +73,45 @@ class Node:
             name = self.settings.model
         elif dealt_out and self.settings.partition_id is not None:
             name = dealt_out[self.settings.partition_id % len(dealt_out)]
-        if self.run.strategy == "fedavg" and name != self.run.model:
+        if self.run.shares_weights and name != self.run.model:
             raise SettingsError(
-                f"model = {name!r} (node-config): strategy fedavg averages weights, so every client "
-                f"must run {self.run.model!r}"
+                f"model = {name!r} (node-config): strategy {self.run.strategy} averages weights, so every "
+                f"client must run {self.run.model!r}"
             )
         return name
+
+    def _carried(self, experiment: str) -> Carried | None:
+        """Return the level this node carries, or None if its network has none.
+
+        FedAvg averages whole networks, so an elastic one is like any other to it.
+        """
+        run, node = self.run, self.settings
+        if run.strategy == "fedavg" or not is_elastic(self.model_name):
+            return None
+        if isinstance(node.level, int):
+            levels = len(numbers(run.levels.shares))
+            if node.level > levels:
+                raise SettingsError(f"level = {node.level} (node-config): there are levels 1 to {levels}")
+            return Carried(node.level, "as its node-config says")
+        if node.level is None and node.simulated:
+            part, parts = self._partition()
+            level = deal_levels(numbers(run.levels.shares), parts, run.seed)[part]
+            return Carried(level, f'dealt out by levels.shares = "{run.levels.shares}"')
+        question = {
+            "model": self.model_name,
+            "levels": run.levels.model_dump(),
+            "train": run.train.model_dump(),
+            "budgets": [node.memory_budget, node.seconds_per_round_budget],
+            "device": str(self.device),
+        }
+        return pinned(self._state_folder(experiment) / "level.json", question, self._measured)
+
+    def _measured(self) -> Carried:
+        needs = measure(self.run, self.model_name, self._data(), self.device)
+        return choose(needs, Budgets.of(self.settings, self.device))
+
+    def _data(self) -> ClientData:
+        return _data(self.run, *self._partition()).to(self.device)
 
     def _partition(self) -> tuple[int, int]:
         node = self.settings

@@ -7,6 +7,7 @@ from data.federation import (
     load_client_data,
     load_public_pool,
     load_server_test,
+    load_withheld,
     split_parts,
 )
 from data.partition import partition
@@ -26,6 +27,7 @@ __all__ = [
     "load_public_pool",
     "load_server_test",
     "load_source",
+    "load_withheld",
     "partition",
     "split_parts",
 ]

@@ -26,6 +26,7 @@ class Parts:
 
     public: Tensor
     server_test: Tensor
+    withheld: Tensor
     private: Tensor
 
 
@@ -60,7 +61,7 @@ def load_client_data(settings: RunSettings, partition_id: int, num_partitions: i
     DataError
         If the data cannot be divided as the settings ask.
     """
-    source = load_source(settings.data.source)
+    source = load_source(settings.data.source, settings.data.max_samples)
     own = _client_indices(settings.data, settings.public, settings.seed, num_partitions)[partition_id]
     test_size = round(settings.data.client_test_fraction * len(own))
     test_size = min(max(test_size, 1), len(own) - 2)
@@ -79,8 +80,20 @@ def load_server_test(settings: RunSettings) -> Samples:
     DataError
         If the data cannot be divided as the settings ask.
     """
-    source = load_source(settings.data.source)
+    source = load_source(settings.data.source, settings.data.max_samples)
     return source.samples.take(split_parts(source, settings.data, settings.public, settings.seed).server_test)
+
+
+def load_withheld(settings: RunSettings) -> Samples:
+    """Load the ``data.withheld-size`` samples that nobody trains on.
+
+    Raises
+    ------
+    DataError
+        If the data cannot be divided as the settings ask.
+    """
+    source = load_source(settings.data.source, settings.data.max_samples)
+    return source.samples.take(split_parts(source, settings.data, settings.public, settings.seed).withheld)
 
 
 def load_public_pool(settings: RunSettings) -> PublicPool:
@@ -97,35 +110,36 @@ def load_public_pool(settings: RunSettings) -> PublicPool:
 def split_parts(
     source: Source, data_settings: DataSettings, public_settings: PublicSettings, seed: int
 ) -> Parts:
-    """Divide a source at random into the public pool, the server's test and the private samples.
+    """Divide a source at random into the public pool, the server's test, what is withheld, and the rest.
 
     Raises
     ------
     DataError
-        If ``public.size`` and ``data.server-test-size`` leave too few private samples.
+        If the other parts leave too few private samples.
     """
     public, test, available = public_settings.size, data_settings.server_test_size, len(source.samples)
-    if public + test > available - MINIMUM_CLIENT_SAMPLES:
+    withheld = data_settings.withheld_size
+    if public + test + withheld > available - MINIMUM_CLIENT_SAMPLES:
+        extra = f" and data.withheld-size = {withheld}" if withheld else ""
         raise DataError(
-            f"public.size = {public} and data.server-test-size = {test}: together they must be at most "
-            f"{available - MINIMUM_CLIENT_SAMPLES}, for {source.name} has {available} samples and a client "
-            f"needs {MINIMUM_CLIENT_SAMPLES}"
+            f"public.size = {public} and data.server-test-size = {test}{extra}: together they must be at "
+            f"most {available - MINIMUM_CLIENT_SAMPLES}, for {source.name} has {available} samples and a "
+            f"client needs {MINIMUM_CLIENT_SAMPLES}"
         )
     order = torch.randperm(available, generator=torch_generator(seed, "parts"))
-    return Parts(
-        public=order[:public], server_test=order[public : public + test], private=order[public + test :]
-    )
+    sizes = [public, test, withheld, available - public - test - withheld]
+    return Parts(*torch.split(order, sizes))
 
 
 @functools.lru_cache
 def _public_pool(data: DataSettings, public: PublicSettings, seed: int) -> PublicPool:
-    source = load_source(data.source)
+    source = load_source(data.source, data.max_samples)
     return PublicPool.of(source.samples.inputs[split_parts(source, data, public, seed).public])
 
 
 @functools.lru_cache
 def _client_indices(data: DataSettings, public: PublicSettings, seed: int, clients: int) -> list[Tensor]:
-    source = load_source(data.source)
+    source = load_source(data.source, data.max_samples)
     private = split_parts(source, data, public, seed).private
     parts = partition(source.samples.targets[private], data, clients, seed)
     return [private[part] for part in parts]

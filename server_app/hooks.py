@@ -13,7 +13,6 @@ from protocol.settings import EarlyStoppingSettings
 from server_app.rounds import RoundOutcome
 from server_app.run_folder import RunFolder
 from strategies.method import ServerMethod
-from strategies.training import evaluate
 
 log = logging.getLogger("flwr")
 
@@ -21,16 +20,20 @@ log = logging.getLogger("flwr")
 class EvaluationHook:
     """Scores the server's model on the server's test samples."""
 
-    def __init__(self, method: ServerMethod, test: Samples) -> None:
+    def __init__(self, method: ServerMethod, test: Samples, every: int, last: int) -> None:
         self._method = method
         self._test = test
+        self._every = every
+        self._last = last
 
     def after_round(self, outcome: RoundOutcome) -> None:
         """Add the server's figures; they stay null where the method has no server model."""
+        if outcome.round % self._every and outcome.round < self._last:
+            return
         started = time.perf_counter()
-        model = self._method.model()
-        if model is not None:
-            outcome.server = evaluate(model, self._test)
+        score = self._method.score(self._test)
+        if score is not None:
+            outcome.server, outcome.details = score.evaluation, score.details
         outcome.seconds["evaluate"] = time.perf_counter() - started
 
 

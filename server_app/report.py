@@ -13,6 +13,7 @@ from rich.table import Table
 from protocol.files import write_atomically
 from protocol.ledger import Traffic, dsfl_paper_down, dsfl_paper_exchange, soft_label_paper_up
 from protocol.settings import RunSettings
+from protocol.values import SUBMODEL_STRATEGIES
 from server_app.run_folder import RunFolder
 
 Line = Mapping[str, Any]
@@ -52,6 +53,11 @@ class Summary:
             total += line["nodes"]["asked"] * exchange
         return total
 
+    @property
+    def _server_accuracy(self) -> str:
+        levels = any("levels" in line for line in self.lines)
+        return "accuracy of the server, mean over levels" if levels else "accuracy of the server"
+
     def rows(self) -> list[tuple[str, str]]:
         """Return the table's rows: what, and how much."""
         traffic = self.traffic
@@ -59,20 +65,35 @@ class Summary:
         rows = [
             ("run", f"{self.settings.strategy} on {self.settings.data.source}, {self.ending}"),
             ("rounds", f"{self.rounds} of {self.settings.num_rounds}"),
-            ("accuracy of the server", self._accuracy("server")),
+            (self._server_accuracy, self._accuracy("server")),
             ("accuracy of the clients", self._accuracy("clients")),
             ("replies that failed", str(failed)),
             ("paper bytes up / down", f"{_size(traffic.paper_up)} / {_size(traffic.paper_down)}"),
             ("wire bytes up / down", f"{_size(traffic.wire_up)} / {_size(traffic.wire_down)}"),
             ("hellos up / down", f"{_size(self.hello.wire_up)} / {_size(self.hello.wire_down)}"),
         ]
-        if dsfl := self.dsfl_paper_bytes:
+        rows[4:4] = self._submodel_rows()
+        if self.settings.strategy not in SUBMODEL_STRATEGIES and (dsfl := self.dsfl_paper_bytes):
             rows.append(
                 (
                     f"against DS-FL ({_size(dsfl)} by its formula)",
                     f"paper {_saving(traffic.paper, dsfl)}, wire {_saving(traffic.wire, dsfl)}",
                 )
             )
+        return rows
+
+    def _submodel_rows(self) -> list[tuple[str, str]]:
+        """Return the rows of unequal submodels, as of the last evaluation at the server."""
+        line = next((line for line in reversed(self.lines) if "levels" in line), {})
+        rows = []
+        if levels := line.get("levels"):
+            rows.append(("accuracy by level, smallest first", _by_level(levels, "accuracy")))
+        if exits := line.get("exits"):
+            rows.append(("  by all exits of the level together", _by_level(levels, "ensemble")))
+            rows.append(("accuracy by exit of the whole network", ", ".join(map(_percent, exits))))
+            rows.append(("accuracy of the exits together", _percent(line["ensemble"])))
+            for point in line["early_exit"][::3]:  # a few of the thresholds; rounds.jsonl has them all
+                rows.append((f"  with early exits from confidence {point['threshold']:g}", _early(point)))
         return rows
 
     def _accuracy(self, side: str) -> str:
@@ -117,7 +138,7 @@ td {{ padding: .1rem 1rem .1rem 0; vertical-align: top; }} td:first-child {{ col
 svg {{ max-width: 100%; height: auto; }}
 </style></head><body>
 <h1>{html.escape(folder.experiment)}</h1>
-{figures}{curves(summary.lines) if summary.lines else ""}{failed}
+{figures}{curves(summary.lines) if summary.lines else ""}{submodels(summary.lines)}{failed}
 <h2>Settings</h2>{settings}
 </body></html>
 """
@@ -144,6 +165,32 @@ def curves(lines: Sequence[Line]) -> str:
         axes.grid(alpha=0.3)
         if axes.lines:
             axes.legend()
+    return _as_svg(figure)
+
+
+def submodels(lines: Sequence[Line]) -> str:
+    """Draw accuracy by round of each level, and of early exits by cost, as SVG; nothing without levels."""
+    scored = [line for line in lines if "levels" in line]
+    if not scored:
+        return ""
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    by_round, by_cost = figure.subplots(1, 2)
+    rounds = [line["round"] for line in scored]
+    for place, figures in enumerate(scored[-1]["levels"]):
+        accuracies = [100 * line["levels"][place]["accuracy"] for line in scored]
+        by_round.plot(rounds, accuracies, label=f"level {figures['level']}")
+    by_round.set(xlabel="round", ylabel="accuracy (%)", title="each level's submodel")
+    by_round.legend()
+    early = scored[-1].get("early_exit", [])
+    costs = [point["flops"] / 1e6 for point in early]
+    by_cost.plot(costs, [100 * point["accuracy"] for point in early], marker="o")
+    by_cost.set(xlabel="mean multiply-adds an image (M)", ylabel="accuracy (%)", title="early exits")
+    for axes in (by_round, by_cost):
+        axes.grid(alpha=0.3)
+    return _as_svg(figure)
+
+
+def _as_svg(figure: Figure) -> str:
     drawing = io.StringIO()
     figure.savefig(drawing, format="svg")
     text = drawing.getvalue()
@@ -170,6 +217,18 @@ def _size(count: int) -> str:
         if count >= scale:
             return f"{count / scale:.2f} {unit}"
     return f"{count} B"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def _by_level(levels: Sequence[Mapping[str, Any]], figure: str) -> str:
+    return ", ".join(f"{figures['level']}: {_percent(figures[figure])}" for figures in levels)
+
+
+def _early(point: Mapping[str, float]) -> str:
+    return f"{_percent(point['accuracy'])} for {point['flops'] / 1e6:.2f} M multiply-adds an image"
 
 
 def _saving(count: int, reference: int) -> str:

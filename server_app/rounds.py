@@ -3,7 +3,7 @@
 import logging
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -27,6 +27,8 @@ class RoundOutcome:
     seconds: dict[str, float] = field(default_factory=dict)
     """By stage."""
     server: Evaluation | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
+    """What else the method has to tell of the server's model."""
     stop: str = ""
     """Why the run should end after this round; empty to go on."""
 
@@ -46,6 +48,7 @@ class RoundOutcome:
             "bytes": vars(traffic),
             "server": _figures(self.server),
             "clients": _figures(report.clients),
+            **self.details,
         }
         return line | {"final": True} if self.final else line
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import torch
 from flwr.serverapp import Grid
 from flwr.supercore.exit import add_exit_handler
+from torch import Tensor
 
-from data import load_public_pool, load_server_test, load_source
+from data import load_public_pool, load_server_test, load_source, load_withheld
 from models import save_weights
 from protocol.device import choose_device
 from protocol.digests import code_digest
@@ -46,14 +47,33 @@ def build(settings: RunSettings, simulation: bool, clock: Clock) -> Federation:
     """Read the data, build the method, open the run folder."""
     device = choose_device(settings.device)
     pool, test = load_public_pool(settings), load_server_test(settings)
-    classes = load_source(settings.data.source).num_classes
-    side = ServerSide(settings, pool.to(device), test.to(device), classes, device)
+    classes = load_source(settings.data.source, settings.data.max_samples).num_classes
+    calibration = calibration_inputs(settings)
+    side = ServerSide(
+        settings,
+        pool.to(device),
+        test.to(device),
+        classes,
+        device,
+        None if calibration is None else calibration.to(device),
+    )
     folder = RunFolder.open(settings)
     method = server_method(side, folder.experiment)
     terms = Terms(folder.experiment, pool.digest, code_digest(), simulation)
     roster = Roster(terms, method.greet, clock, settings.wait_for_nodes)
     strategy = MethodStrategy(method, roster, settings, clock)
     return Federation(settings, folder, side, method, roster, strategy, CheckpointStore(folder.checkpoints))
+
+
+def calibration_inputs(settings: RunSettings) -> Tensor | None:
+    """Return the inputs on which the server calibrates norms: never those it tests on."""
+    match settings.scalefl.calibration:
+        case "public":
+            return load_public_pool(settings).inputs
+        case "withheld":
+            return load_withheld(settings).inputs
+        case "none":
+            return None
 
 
 def run(grid: Grid, settings: RunSettings, simulation: bool, clock: Clock | None = None) -> RunFolder:
@@ -81,7 +101,7 @@ def _run(grid: Grid, federation: Federation, clock: Clock) -> None:
     early_stopping = EarlyStoppingHook(settings.early_stopping, folder.rounds(until=done))
     metrics = MetricsHook(folder, resumed_after=done)
     hooks: list[RoundHook] = [
-        EvaluationHook(federation.method, federation.side.test),
+        EvaluationHook(federation.method, federation.side.test, settings.evaluate_every, settings.num_rounds),
         early_stopping,
         metrics,
         CheckpointHook(federation.checkpoints, federation.method),

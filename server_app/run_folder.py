@@ -53,7 +53,7 @@ class RunFolder:
     def create(cls, settings: RunSettings) -> Self:
         """Make a new run folder and write the settings into it."""
         stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-        name = f"{stamp}-{settings.strategy}-{settings.data.source}-{secrets.token_hex(2)}"
+        name = f"{stamp}-{settings.strategy}-{Path(settings.data.source).stem}-{secrets.token_hex(2)}"
         folder = cls(settings.output_path / name)
         folder.path.mkdir(parents=True)
         folder.write_settings(settings)

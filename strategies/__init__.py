@@ -4,6 +4,7 @@ from strategies.dsfl import dsfl_client, dsfl_server
 from strategies.fedavg import FedAvgClient, FedAvgServer
 from strategies.individual import IndividualClient, IndividualServer
 from strategies.method import ClientMethod, ClientSide, ServerMethod, ServerSide
+from strategies.scalefl import SubmodelClient, SubmodelServer
 from strategies.scarlet import scarlet_client, scarlet_server
 
 __all__ = ["client_method", "server_method"]
@@ -20,6 +21,8 @@ def server_method(server: ServerSide, experiment: str) -> ServerMethod:
             return FedAvgServer(server, experiment)
         case "individual":
             return IndividualServer(experiment)
+        case _:  # ScaleFL and its relatives
+            return SubmodelServer(server, experiment)
 
 
 def client_method(client: ClientSide) -> ClientMethod:
@@ -33,3 +36,5 @@ def client_method(client: ClientSide) -> ClientMethod:
             return FedAvgClient(client)
         case "individual":
             return IndividualClient(client)
+        case _:
+            return SubmodelClient(client)

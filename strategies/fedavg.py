@@ -5,11 +5,13 @@ from collections.abc import Mapping, Sequence
 from flwr.app import RecordDict
 from torch import Tensor, nn
 
+from data import Samples
 from models import WeightedMean
 from protocol.errors import MessageError
 from protocol.messages import HelloReply, WeightsReply, WeightsRequest
 from strategies.local import train_locally
-from strategies.method import ClientSide, Incoming, MethodState, Outgoing, ServerSide
+from strategies.method import ClientSide, Incoming, MethodState, Outgoing, Score, ServerSide
+from strategies.training import evaluate
 
 _BYTES_PER_WEIGHT = 4
 
@@ -56,9 +58,17 @@ class FedAvgServer:
         """Nothing to note: every client gets the whole model."""
         return ""
 
+    def candidates(self, clients: Sequence[str]) -> list[str]:
+        """Ask anyone."""
+        return list(clients)
+
     def model(self) -> nn.Module:
         """Return the global model."""
         return self._model
+
+    def score(self, test: Samples) -> Score:
+        """Score the global model."""
+        return Score(evaluate(self._model, test))
 
     def state(self) -> MethodState:
         """Return nothing: the model is all there is."""

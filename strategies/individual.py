@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from flwr.app import RecordDict
 from torch import Tensor, nn
 
+from data import Samples
 from protocol.messages import HelloReply, LocalReply, LocalRequest
 from strategies.local import train_locally
 from strategies.method import ClientSide, Incoming, MethodState, Outgoing
@@ -35,9 +36,16 @@ class IndividualServer:
         """Nothing to note."""
         return ""
 
+    def candidates(self, clients: Sequence[str]) -> list[str]:
+        """Ask anyone."""
+        return list(clients)
+
     def model(self) -> nn.Module | None:
         """There is no server model."""
         return None
+
+    def score(self, test: Samples) -> None:
+        """There is nothing to score."""
 
     def state(self) -> MethodState:
         """There is nothing to keep."""
@@ -61,7 +69,7 @@ class IndividualClient:
         model = client.model_after(states[0] if states else None)
         train_locally(model, client, request.round)
         result = client.evaluate(model)
-        client.store.save(ClientState(request.round, client.model_name, model.state_dict()))
+        client.store.save(ClientState(request.round, client.architecture, model.state_dict()))
         return LocalReply(result.accuracy, result.loss, result.examples).to_record()
 
     def state_digests(self) -> list[bytes]:

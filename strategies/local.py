@@ -1,22 +1,42 @@
 """Local training on a client's own labelled samples, as every method does it."""
 
+from collections.abc import Callable
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data import augment
 from strategies.method import ClientSide
-from strategies.training import fit
+from strategies.training import fit, learning_rate, mean_over_exits
+
+LossOfBatch = Callable[[nn.Module, Tensor, Tensor], Tensor]
+"""Maps a model, inputs (batch, ...) and their classes (batch,) to the batch's loss."""
 
 
-def train_locally(model: nn.Module, client: ClientSide, round: int) -> None:
-    """Train on private data by cross-entropy, with the table ``train``'s plain SGD."""
+def cross_entropy(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
+    """Return the mean cross-entropy; that of all exits if the network has several."""
+    return mean_over_exits(model, inputs, lambda logits: F.cross_entropy(logits, targets))
+
+
+def train_locally(
+    model: nn.Module, client: ClientSide, round: int, loss: LossOfBatch = cross_entropy
+) -> None:
+    """Train on private data with the table ``train``'s plain SGD."""
     settings = client.settings.train
     samples = client.data.train
     augmentation = client.generator("augmentation", round)
 
-    def cross_entropy(indices: Tensor) -> Tensor:
+    def batch_loss(indices: Tensor) -> Tensor:
         inputs = augment(samples.inputs[indices], settings.augmentation, augmentation)
-        return F.cross_entropy(model(inputs), samples.targets[indices])
+        return loss(model, inputs, samples.targets[indices])
 
-    shuffle = client.generator("train", round)
-    fit(model, cross_entropy, len(samples), settings, shuffle, settings.momentum, settings.weight_decay)
+    fit(
+        model,
+        batch_loss,
+        len(samples),
+        settings,
+        client.generator("train", round),
+        settings.momentum,
+        settings.weight_decay,
+        learning_rate(settings, round),
+    )

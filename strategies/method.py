@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from data import ClientData, PublicPool, Samples
-from models import build_model
+from models import build_elastic, build_model, elastic_design
 from protocol.errors import SettingsError
 from protocol.messages import Evaluation, HelloReply
 from protocol.randomness import derive_seed, torch_generator
 from protocol.settings import RunSettings
+from strategies.levels import level_shape, plan_levels
 from strategies.state import ClientState, StateStore
 from strategies.training import evaluate
 
@@ -50,6 +51,15 @@ class MethodState:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Score:
+    """How the server's model does, and whatever else the method has to tell of it."""
+
+    evaluation: Evaluation
+    details: Mapping[str, Any] = field(default_factory=dict)
+    """For the round's line: scalars, lists and mappings, as JSON holds them."""
+
+
 class ServerMethod(Protocol):
     """The server half of a method."""
 
@@ -69,10 +79,19 @@ class ServerMethod(Protocol):
         """End the round: aggregate what was accepted, in an order that does not depend on arrival."""
 
     def greet(self, hello: HelloReply) -> str:
-        """Take note of a node that says hello; return a remark for the log, or nothing."""
+        """Take note of a node that says hello; return a remark for the log, or nothing.
+
+        Raise ``MessageError`` to refuse the node.
+        """
+
+    def candidates(self, clients: Sequence[str]) -> list[str]:
+        """Return those of the clients that can be asked to train, in the same order."""
 
     def model(self) -> nn.Module | None:
         """Return the server's model, or None if the method has none."""
+
+    def score(self, test: Samples) -> Score | None:
+        """Score the server's model on held-out samples, or return None if there is nothing to score."""
 
     def state(self) -> MethodState:
         """Return what a checkpoint must hold beside the model."""
@@ -100,6 +119,8 @@ class ServerSide:
     test: Samples
     num_classes: int
     device: torch.device
+    calibration: Tensor | None = None
+    """Inputs on which norms are calibrated before a submodel is scored; None: there are none."""
 
     def new_model(self) -> nn.Module:
         """Build the server's model with the initial weights that belong to the run's seed."""
@@ -118,13 +139,26 @@ class ClientSide:
     pool: PublicPool
     store: StateStore
     device: torch.device
+    level: int | None = None
+    """The level of its elastic network; None with other networks."""
 
     def new_model(self) -> nn.Module:
-        """Build this client's model with the initial weights that belong to its name."""
+        """Build this client's model with the initial weights that belong to its name.
+
+        Of an elastic network that is the submodel of the client's level, with its exits.
+        """
         seed = derive_seed(self.settings.seed, "model", client=self.name)
-        return build_model(self.model_name, self.data.train.image_shape, self.data.num_classes, seed).to(
-            self.device
-        )
+        shape, classes = self.data.train.image_shape, self.data.num_classes
+        if self.level is None:
+            return build_model(self.model_name, shape, classes, seed).to(self.device)
+        levels = plan_levels(self.settings.levels, self.model_name, shape, classes)
+        design = elastic_design(self.model_name)
+        return build_elastic(design, shape, classes, seed, level_shape(levels, self.level)).to(self.device)
+
+    @property
+    def architecture(self) -> str:
+        """The network's name, with the level if it has one: what a kept state must be of."""
+        return self.model_name if self.level is None else f"{self.model_name} level {self.level}"
 
     def model_after(self, state: ClientState | None) -> nn.Module:
         """Build this client's model with the weights of a state, or new if there is none.
@@ -137,9 +171,9 @@ class ClientSide:
         model = self.new_model()
         if state is None:
             return model
-        if state.model != self.model_name:
+        if state.model != self.architecture:
             raise SettingsError(
-                f"model = {self.model_name!r}: client {self.name!r} has trained {state.model!r} in this "
+                f"model = {self.architecture!r}: client {self.name!r} has trained {state.model!r} in this "
                 "experiment; set it back, or give the node another client-name"
             )
         model.load_state_dict(state.weights)

@@ -159,8 +159,12 @@ class Roster:
         self._queueing.pop(node_id, None)
         if node_id not in self._online:
             return
+        try:
+            remark = self._greet(hello)
+        except MessageError as error:
+            self._refuse(node_id, f"client {hello.client!r}: {error}")
+            return
         self.members[hello.client] = Member(hello.client, node_id, hello.model)
-        remark = self._greet(hello)
         log.info("Client %s is here (%s)%s", hello.client, hello.model, f": {remark}" if remark else "")
 
     def _refuse(self, node_id: int, reason: str) -> None:

@@ -167,6 +167,11 @@ class MethodStrategy(Strategy):
             there = len(self.roster.available()) >= needed
             if there and settled and len(self._free()) >= self._least():
                 return
+            if there and late and not self._candidates():
+                names = ", ".join(self.roster.available())
+                raise FederationError(
+                    f"strategy {self.settings.strategy} can ask none of the clients: {names}"
+                )
             if (late or self.roster.hopeless()) and not there:
                 raise self.roster.shortage(needed, self._clock.now() - began)
             self._clock.sleep()
@@ -192,11 +197,15 @@ class MethodStrategy(Strategy):
     def _free(self) -> list[str]:
         """Return the clients that are online and not still at work on an earlier message."""
         busy = {asked.client for asked in self._out}
-        return [name for name in self.roster.available() if name not in busy]
+        return [name for name in self._candidates() if name not in busy]
+
+    def _candidates(self) -> list[str]:
+        """Return the clients that are online and that the method can ask."""
+        return self.method.candidates(self.roster.available())
 
     def _least(self) -> int:
         """Return the fewest clients it makes sense to ask."""
-        return max(1, min(self.settings.min_replies, len(self.roster.available())))
+        return max(1, min(self.settings.min_replies, len(self._candidates())))
 
     def _sample(self, round: int) -> list[str]:
         """Draw the round's clients among the free ones, by name."""

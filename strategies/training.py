@@ -11,8 +11,11 @@ from torch import Tensor, nn
 from torch.optim.sgd import sgd
 
 from data import Samples, batches
+from models.elastic import ElasticNetwork
 from protocol.errors import TrainingError
 from protocol.messages import Evaluation
+from protocol.settings import TrainSettings
+from protocol.values import numbers
 
 EVALUATION_BATCH = 500
 _REMEDY = "try a smaller learning-rate"
@@ -42,6 +45,7 @@ def fit(
     generator: torch.Generator,
     momentum: float = 0.0,
     weight_decay: float = 0.0,
+    learning_rate: float | None = None,
 ) -> None:
     """Train a model in place by plain SGD.
 
@@ -51,6 +55,8 @@ def fit(
         The mean loss of the samples at the given indices, int64 of shape (batch,).
     samples : int
         How many samples there are; with none, nothing happens.
+    learning_rate : float, optional
+        In place of the settings'.
 
     Raises
     ------
@@ -61,12 +67,13 @@ def fit(
         return
     parameters: list[Tensor] = [parameter for parameter in model.parameters() if parameter.requires_grad]
     velocities: list[Tensor | None] = [None] * len(parameters)
+    rate = settings.learning_rate if learning_rate is None else learning_rate
     model.train()
     for _ in range(settings.epochs):
         for indices in batches(samples, settings.batch_size, generator):
             loss = batch_loss(indices)
             gradients = list(torch.autograd.grad(loss, parameters))
-            _sgd_step(parameters, gradients, velocities, settings.learning_rate, momentum, weight_decay)
+            _sgd_step(parameters, gradients, velocities, rate, momentum, weight_decay)
     finite = all(bool(parameter.isfinite().all()) for parameter in parameters)
     if not (finite and math.isfinite(loss.item())):
         raise TrainingError(f"training diverged: last loss = {loss.item()}, {_REMEDY}")
@@ -99,12 +106,48 @@ def _sgd_step(
     )
 
 
+def learning_rate(settings: TrainSettings, round: int) -> float:
+    """Return the learning rate of a round, counted from 1.
+
+    With ``train.milestones`` it is multiplied by ``train.decay`` after each of those rounds, without them
+    after every round.
+    """
+    milestones = numbers(settings.milestones)
+    drops = sum(round > milestone for milestone in milestones) if milestones else round - 1
+    return settings.learning_rate * settings.decay**drops
+
+
+def all_exits(model: nn.Module, inputs: Tensor) -> list[Tensor]:
+    """Return the logits of each exit of a network, the shallowest first; most networks have one."""
+    return model.exits(inputs) if isinstance(model, ElasticNetwork) else [model(inputs)]
+
+
+def mean_over_exits(model: nn.Module, inputs: Tensor, loss: Callable[[Tensor], Tensor]) -> Tensor:
+    """Return the mean of the exits' losses, the j-th of l with weight 2j/(l(l+1)) as in ScaleFL.
+
+    So a network with early exits can stand wherever one without can.
+    """
+    logits = all_exits(model, inputs)
+    if len(logits) == 1:
+        return loss(logits[0])
+    weighted = torch.stack([number * loss(z) for number, z in enumerate(logits, start=1)])
+    return 2 * weighted.sum() / (len(logits) * (len(logits) + 1))
+
+
 @torch.no_grad()
 def predict(model: nn.Module, inputs: Tensor) -> Tensor:
     """Return class probabilities, float32 of shape (n, classes), network in eval mode."""
     with _eval_mode(model):
         logits = [model(part) for part in torch.split(inputs, EVALUATION_BATCH)]
     return torch.softmax(torch.cat(logits).float(), dim=1)
+
+
+@torch.no_grad()
+def exit_logits(model: nn.Module, inputs: Tensor) -> list[Tensor]:
+    """Return the logits of each exit, float32 of shape (n, classes), network in eval mode."""
+    with _eval_mode(model):
+        parts = [all_exits(model, part) for part in torch.split(inputs, EVALUATION_BATCH)]
+    return [torch.cat(of_exit).float() for of_exit in zip(*parts, strict=True)]
 
 
 @torch.no_grad()
@@ -118,11 +161,22 @@ def evaluate(model: nn.Module, samples: Samples) -> Evaluation:
     """
     with _eval_mode(model):
         logits = torch.cat([model(part) for part in torch.split(samples.inputs, EVALUATION_BATCH)]).float()
-    correct = int((logits.argmax(dim=1) == samples.targets).sum())
-    loss = F.cross_entropy(logits, samples.targets).item()
+    return score_logits(logits, samples.targets)
+
+
+def score_logits(logits: Tensor, targets: Tensor) -> Evaluation:
+    """Score answers, logits of shape (n, classes), to samples whose classes are known.
+
+    Raises
+    ------
+    TrainingError
+        If the loss is not finite.
+    """
+    correct = int((logits.argmax(dim=1) == targets).sum())
+    loss = F.cross_entropy(logits, targets).item()
     if not math.isfinite(loss):
         raise TrainingError(f"the model has diverged: loss = {loss} on held-out samples, {_REMEDY}")
-    return Evaluation(correct / len(samples), loss, len(samples))
+    return Evaluation(correct / len(targets), loss, len(targets))
 
 
 @contextmanager

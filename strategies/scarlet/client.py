@@ -158,4 +158,4 @@ class SoftLabelClient:
         }
         tensors = {name: torch.from_numpy(array) for name, array in extra.items()}
         facts = {"versions.round": str(versions.round)}
-        return ClientState(round, self._client.model_name, model.state_dict(), tensors, facts)
+        return ClientState(round, self._client.architecture, model.state_dict(), tensors, facts)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from data import PublicPool
 from protocol.settings import DistillationSettings
-from strategies.training import fit
+from strategies.training import fit, mean_over_exits
 
 
 def distillation_loss(logits: Tensor, labels: Tensor) -> Tensor:
@@ -43,6 +43,6 @@ def distil(
     labels = labels.to(inputs.device)
 
     def loss(batch: Tensor) -> Tensor:
-        return distillation_loss(model(inputs[batch]), labels[batch])
+        return mean_over_exits(model, inputs[batch], lambda logits: distillation_loss(logits, labels[batch]))
 
     fit(model, loss, len(indices), settings, generator)

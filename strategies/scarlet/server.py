@@ -9,6 +9,7 @@ from flwr.app import RecordDict
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from data import Samples
 from protocol.digests import DIGEST_BYTES
 from protocol.encodings import (
     Rows,
@@ -23,11 +24,12 @@ from protocol.errors import MessageError
 from protocol.ledger import soft_label_paper_up
 from protocol.messages import HelloReply, SoftLabelReply, SoftLabelRequest
 from protocol.randomness import torch_generator
-from strategies.method import Incoming, MethodState, Outgoing, ServerSide
+from strategies.method import Incoming, MethodState, Outgoing, Score, ServerSide
 from strategies.scarlet.acknowledgements import Acknowledgements
 from strategies.scarlet.cache import CachePolicy, Indices, LabelCache, LabelsInUse, Plan, Versions
 from strategies.scarlet.distillation import distil
 from strategies.scarlet.positions import Positions
+from strategies.training import evaluate
 
 _STARTS_ANEW = "its cache is not what was believed: it starts anew"
 
@@ -136,9 +138,17 @@ class SoftLabelServer:
         digests = [kept[start : start + DIGEST_BYTES] for start in starts] or [bytes(DIGEST_BYTES)]
         return "" if self._acknowledged.greet(hello.client, digests) else _STARTS_ANEW
 
+    def candidates(self, clients: Sequence[str]) -> list[str]:
+        """Ask anyone."""
+        return list(clients)
+
     def model(self) -> nn.Module:
         """Return the server's model, which learns from the soft labels alone."""
         return self._model
+
+    def score(self, test: Samples) -> Score:
+        """Score the server's model."""
+        return Score(evaluate(self._model, test))
 
     # --- checkpoints ---------------------------------------------------------------------------
 

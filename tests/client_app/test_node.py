@@ -6,7 +6,10 @@ from typing import Any
 import pytest
 from flwr.app import Context, RecordDict
 
+import client_app.node
+from client_app.capability import Need
 from client_app.node import STATE_FOLDER, Node
+from models.elastic import Shape
 from protocol.errors import MessageError, SettingsError
 from protocol.messages import HelloReply, HelloRequest
 from strategies.scarlet.client import SoftLabelClient
@@ -57,6 +60,81 @@ def test_fedavg_with_another_model_is_refused() -> None:
     other = node({"strategy": "fedavg"}, partition_id=0, num_partitions=2, model="resnet20")
     with pytest.raises(SettingsError, match=r"model = 'resnet20' \(node-config\): .* must run 'cnn'"):
         other.hello(HelloRequest(EXPERIMENT).to_record())
+
+
+# --- levels ------------------------------------------------------------------------------------
+
+ELASTIC = {"strategy": "scalefl", "model": "elastic-cnn"}
+REAL = {"client_name": "clinic", "partition_id": 0, "num_partitions": 2}
+
+
+def level_of(node: Node) -> tuple[int | None, str | None]:
+    hello = HelloReply.from_record(node.hello(HelloRequest(EXPERIMENT).to_record()))
+    return hello.level, hello.level_reason
+
+
+def test_simulated_nodes_are_dealt_levels_by_the_shares(tmp_path: Path) -> None:
+    run = {**ELASTIC, "output-dir": str(tmp_path), "levels.shares": "0.2,0.2,0.2,0.4"}
+    dealt = [level_of(simulated(run, part)) for part in range(5)]
+    assert sorted(level for level, _ in dealt) == [1, 2, 3, 4, 4]
+    assert {reason for _, reason in dealt} == {'dealt out by levels.shares = "0.2,0.2,0.2,0.4"'}
+
+
+@pytest.mark.parametrize("who", [REAL, {"partition_id": 0, "num_partitions": 2}], ids=["real", "simulated"])
+def test_a_nodes_own_level_comes_first(who: dict[str, Any], tmp_path: Path) -> None:
+    assert level_of(node(ELASTIC, **who, state_dir=str(tmp_path), level=3)) == (3, "as its node-config says")
+
+
+def test_a_level_that_does_not_exist_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"level = 5 \(node-config\): there are levels 1 to 4"):
+        level_of(node(ELASTIC, **REAL, state_dir=str(tmp_path), level=5))
+
+
+@pytest.mark.parametrize("run", [{"model": "cnn"}, {"strategy": "fedavg", "model": "elastic-cnn"}])
+def test_a_network_that_is_trained_whole_has_no_level(run: dict[str, Any], tmp_path: Path) -> None:
+    assert level_of(node(run, **REAL, state_dir=str(tmp_path), level=1)) == (None, None)
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Let levels need 1 to 4 MB and as many seconds, and note every measurement."""
+    calls: list[str] = []
+
+    def measure(run: Any, model: str, *others: Any) -> list[Need]:
+        calls.append(model)
+        return [
+            Need(level, Shape(1.0, (level,)), level, level * 10**6, 0.1, float(level))
+            for level in (1, 2, 3, 4)
+        ]
+
+    monkeypatch.setattr(client_app.node, "measure", measure)
+    return calls
+
+
+def test_a_real_node_measures_itself_unless_told_its_level(measured: list[str], tmp_path: Path) -> None:
+    budget = {"memory_budget": 0.0025}
+    for config in ({}, {"level": "auto"}):
+        folder = str(tmp_path / str(len(config)))
+        level, reason = level_of(node(ELASTIC, **REAL, state_dir=folder, **budget, **config))
+        assert (level, reason) == (2, "fits: 2 MB, 2.0 s a round; level 3 needs 3 MB of 2 MB")
+    assert measured == ["elastic-cnn"] * 2
+
+
+def test_a_node_measures_itself_once_in_an_experiment(measured: list[str], tmp_path: Path) -> None:
+    for _ in range(3):
+        of = node(ELASTIC, **REAL, state_dir=str(tmp_path), seconds_per_round_budget=3.5)
+        assert level_of(of)[0] == 3
+    assert len(measured) == 1
+    assert (tmp_path / EXPERIMENT / "clinic" / "level.json").is_file()
+
+
+def test_a_node_whose_budget_changes_measures_itself_anew(measured: list[str], tmp_path: Path) -> None:
+    levels = [
+        level_of(node(ELASTIC, **REAL, state_dir=str(tmp_path), seconds_per_round_budget=seconds))[0]
+        for seconds in (3.5, 1.0, 9.0)
+    ]
+    assert levels == [3, 1, 4]
+    assert len(measured) == 3
 
 
 # --- parts -------------------------------------------------------------------------------------

@@ -5,7 +5,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.federation import load_client_data, load_public_pool, load_server_test, split_parts
+from data.federation import (
+    load_client_data,
+    load_public_pool,
+    load_server_test,
+    load_withheld,
+    split_parts,
+)
 from data.pool import digest
 from data.sources import load_source
 from protocol.errors import DataError
@@ -21,11 +27,11 @@ def run_settings(seed=0, public_size=600, **data):
     )
 
 
-def parts_of(seed=0, public_size=600, test_size=300):
+def parts_of(seed=0, public_size=600, test_size=300, withheld_size=0):
     source = load_source("digits")
     return split_parts(
         source,
-        DataSettings(server_test_size=test_size),
+        DataSettings(server_test_size=test_size, withheld_size=withheld_size),
         PublicSettings(size=public_size, subset_size=1),
         seed,
     )
@@ -50,11 +56,17 @@ def distance(targets, others):
 
 
 @settings(deadline=None)  # the first example loads the digits
-@given(public_size=st.integers(1, 1000), test_size=st.integers(1, 793), seed=st.integers(0, 2**40))
-def test_the_parts_never_overlap_and_use_each_sample(public_size, test_size, seed):
-    parts = parts_of(seed, public_size, test_size)
-    assert (len(parts.public), len(parts.server_test)) == (public_size, test_size)
-    together = torch.cat([parts.public, parts.server_test, parts.private])
+@given(
+    public_size=st.integers(1, 1000),
+    test_size=st.integers(1, 593),
+    withheld_size=st.integers(0, 200),
+    seed=st.integers(0, 2**40),
+)
+def test_the_parts_never_overlap_and_use_each_sample(public_size, test_size, withheld_size, seed):
+    parts = parts_of(seed, public_size, test_size, withheld_size)
+    sizes = (len(parts.public), len(parts.server_test), len(parts.withheld))
+    assert sizes == (public_size, test_size, withheld_size)
+    together = torch.cat([parts.public, parts.server_test, parts.withheld, parts.private])
     assert together.sort().values.equal(torch.arange(1797))
 
 
@@ -71,10 +83,24 @@ def test_parts_that_leave_nothing_to_the_clients_are_refused():
         parts_of(public_size=1000, test_size=794)
 
 
+def test_what_is_withheld_is_named_where_it_leaves_too_little():
+    expected = r"data\.server-test-size = 793 and data\.withheld-size = 1: together"
+    with pytest.raises(DataError, match=expected):
+        parts_of(public_size=1000, test_size=793, withheld_size=1)
+
+
+def test_withholding_nothing_leaves_every_other_part_as_it_was():
+    with_, without = parts_of(withheld_size=50), parts_of()
+    assert with_.public.equal(without.public)
+    assert with_.server_test.equal(without.server_test)
+    assert torch.cat([with_.withheld, with_.private]).equal(without.private)
+
+
 @pytest.mark.parametrize("split", SPLITS)
 def test_everyone_together_holds_each_image_once(split):
-    run = run_settings(split=split)
+    run = run_settings(split=split, withheld_size=40)
     held = images(load_public_pool(run).inputs) + images(load_server_test(run).inputs)
+    held += images(load_withheld(run).inputs)
     for client in clients_of(run):
         held += images(client.train.inputs) + images(client.test.inputs)
     assert held == images(load_source("digits").samples.inputs)

@@ -18,6 +18,14 @@ def test_a_source_is_loaded_once():
     assert load_source("digits") is load_source("digits")
 
 
-def test_an_unknown_source_is_refused_with_the_names_that_exist():
-    with pytest.raises(DataError, match=r'data\.source = "mnist": must be one of digits'):
-        load_source("mnist")
+def test_only_the_first_samples_are_taken_if_asked():
+    whole, part = load_source("digits").samples, load_source("digits", 70).samples
+    assert torch.equal(part.inputs, whole.inputs[:70])
+    assert torch.equal(part.targets, whole.targets[:70])
+
+
+@pytest.mark.parametrize("name", ["nothing.parquet", "."])
+def test_a_path_without_a_file_is_refused(name, tmp_path):
+    path = tmp_path / name
+    with pytest.raises(DataError, match=f'data\\.source = "{path}": there is no such file'):
+        load_source(str(path))

@@ -294,7 +294,14 @@ def in_any_order(seed: int) -> Callable[[Message, Message, float], list[Delivery
     return lambda request, reply, now: [Delivery(reply, now + draw.uniform(0, 4))]
 
 
-@pytest.mark.parametrize("changes", [{"distillation__labels": "float32"}, {"strategy": "fedavg"}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"distillation__labels": "float32"},
+        {"strategy": "fedavg"},
+        {"strategy": "scalefl", "model": "elastic-cnn"},
+    ],
+)
 def test_the_order_of_arrival_changes_nothing(tmp_path: Path, changes: dict[str, Any]) -> None:
     first, second = (
         run_quickly(tmp_path / str(seed), nodes=4, faults=in_any_order(seed), num_rounds=3, **changes)

@@ -30,6 +30,13 @@ METHODS: dict[str, dict[str, Any]] = {
     "dsfl": {"strategy": "dsfl"},
     "fedavg, half of the clients": {"strategy": "fedavg", "fraction_train": 0.5},
     "individual": {"strategy": "individual"},
+    "scalefl": {"strategy": "scalefl", "model": "elastic-cnn"},
+    "federated dropout, half of the clients": {
+        "strategy": "federated-dropout",
+        "model": "elastic-cnn",
+        "fraction_train": 0.5,
+    },
+    "scarlet, unequal submodels": {"model": "elastic-cnn"},
 }
 
 

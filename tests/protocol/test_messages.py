@@ -19,6 +19,8 @@ from protocol.messages import (
     HelloRequest,
     LocalReply,
     LocalRequest,
+    SliceReply,
+    SliceRequest,
     SoftLabelReply,
     SoftLabelRequest,
     WeightsReply,
@@ -33,6 +35,8 @@ PAYLOADS = (
     LocalReply,
     WeightsRequest,
     WeightsReply,
+    SliceRequest,
+    SliceReply,
     SoftLabelRequest,
     SoftLabelReply,
 )
@@ -180,7 +184,7 @@ def test_a_record_without_fields_is_refused(payload):
         payload.from_record(RecordDict())
 
 
-@pytest.mark.parametrize("payload", [WeightsRequest, WeightsReply])
+@pytest.mark.parametrize("payload", [WeightsRequest, WeightsReply, SliceRequest, SliceReply])
 def test_a_record_without_weights_is_refused(payload):
     record = some(payload).to_record()
     del record["weights"]

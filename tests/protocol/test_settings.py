@@ -1,6 +1,7 @@
 import re
 import tomllib
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from flwr.common.config import flatten_dict
@@ -8,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.errors import SettingsError
-from protocol.settings import MODEL_NAMES, NodeSettings, RunSettings, split_names
+from protocol.settings import NodeSettings, RunSettings
+from protocol.values import MODEL_NAMES, SUBMODEL_STRATEGIES, StrategyName, is_elastic, numbers, split_names
 
 PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
 
@@ -69,6 +71,12 @@ run_configs = st.fixed_dictionaries(
         "output-dir": st.sampled_from(["/srv/runs", "~/elsewhere"]),
         "resume": st.sampled_from(["", "auto", "/srv/runs/7", "~/runs/7"]),
         "data.alpha": positive,
+        "data.max-samples": st.integers(0, 10**6),
+        "levels.shares": st.sampled_from(["1", "0.5,0.5", "0,1,0", "0.1,0.2,0.7"]),
+        "train.milestones": st.lists(st.integers(1, 999), max_size=3).map(
+            lambda rounds: ",".join(map(str, sorted(rounds)))
+        ),
+        "scalefl.start": st.floats(0, 1),
         "public.size": st.integers(1000, 10**6),
         "public.subset-size": st.integers(1, 600),
         "train.momentum": st.floats(0, 1, exclude_max=True),
@@ -103,6 +111,13 @@ def test_the_home_folder_is_expanded_in_the_output_path(monkeypatch):
     assert RunSettings.parse({"output-dir": "~/runs"}).output_path == Path("/home/someone/runs")
 
 
+@pytest.mark.parametrize(
+    ("text", "values"), [("", ()), ("1", (1.0,)), (" 0.25, .75 ,", (0.25, 0.75)), ("1e-3", (0.001,))]
+)
+def test_numbers_are_read_from_between_commas(text, values):
+    assert numbers(text) == values
+
+
 def test_names_are_split_at_commas_without_blanks():
     assert split_names(" cnn, resnet20,,cnn ") == ["cnn", "resnet20", "cnn"]
 
@@ -110,6 +125,13 @@ def test_names_are_split_at_commas_without_blanks():
 # --- refusals of a run -------------------------------------------------------------------------------
 
 NAN, INFINITE = float("nan"), float("inf")
+STRATEGY_NAMES = get_args(StrategyName)
+
+
+def one_of(names):
+    *first, last = map(repr, names)
+    return f"{', '.join(first)} or {last}"
+
 
 WRONG_RUNS = [
     # types
@@ -133,11 +155,11 @@ WRONG_RUNS = [
     ({"train.learning-rate": NAN}, "train.learning-rate = NaN", "finite"),
     ({"train.learning-rate": INFINITE}, "train.learning-rate = Infinity", "finite"),
     ({"data.client-test-fraction": 1.0}, "data.client-test-fraction = 1.0", "less than 1"),
-    ({"data.source": "café"}, 'data.source = "café"', "'digits'"),
-    ({"strategy": "fedprox"}, 'strategy = "fedprox"', "'scarlet', 'dsfl', 'fedavg' or 'individual'"),
+    ({"data.source": "café"}, 'data.source = "café"', "must be digits or an absolute path"),
+    ({"strategy": "fedprox"}, 'strategy = "fedprox"', f"{one_of(STRATEGY_NAMES)}$"),
     ({"public.subset-size": 601}, "public.subset-size = 601", "at most public.size = 600"),
-    ({"model": "vit"}, 'model = "vit"', "'cnn', 'resnet20', 'resnet32' or 'resnet18'"),
-    ({"models": "cnn,vit"}, 'models = "cnn,vit"', "'vit' .* cnn, resnet20, resnet32, resnet18"),
+    ({"model": "vit"}, 'model = "vit"', f"{one_of(MODEL_NAMES)}$"),
+    ({"models": "cnn,vit"}, 'models = "cnn,vit"', f"'vit' .* {', '.join(MODEL_NAMES)}$"),
     ({"output-dir": "runs"}, 'output-dir = "runs"', "absolute path or start with ~"),
     ({"output-dir": "~nobody-has-this-name/runs"}, 'output-dir = "~nobody-has-this-name/runs"', "absolute"),
     ({"resume": "runs/7"}, 'resume = "runs/7"', '"", "auto" or an absolute path'),
@@ -154,6 +176,60 @@ WRONG_RUNS = [
         {"strategy": "fedavg", "models": "cnn,resnet20"},
         'models = "cnn,resnet20"',
         'fedavg averages weights, .* model = "cnn"',
+    ),
+    # levels
+    ({"levels.shares": "0.5,0.6"}, 'levels.shares = "0.5,0.6"', "sum to 1, these sum to 1.1"),
+    ({"levels.shares": "1.5,-0.5"}, 'levels.shares = "1.5,-0.5"', "at least 0"),
+    ({"levels.shares": ""}, 'levels.shares = ""', "sum to 1, these sum to 0"),
+    ({"levels.shares": "0.5;0.5"}, 'levels.shares = "0.5;0.5"', "numbers with commas between them"),
+    ({"levels.shares": "nan,1"}, 'levels.shares = "nan,1"', "numbers with commas between them"),
+    ({"levels.budgets": "0.5,0.25,1"}, 'levels.budgets = "0.5,0.25,1"', "ascend"),
+    ({"levels.budgets": "0,1"}, 'levels.budgets = "0,1"', "from above 0"),
+    ({"levels.budgets": "0.5"}, 'levels.budgets = "0.5"', "the last must be 1"),
+    (
+        {"levels.widths": "0,1", "levels.exits": "4,8"},
+        'levels.widths = "0,1"',
+        "above 0 and at most 1",
+    ),
+    ({"levels.widths": "0.5,1.5"}, 'levels.widths = "0.5,1.5"', "above 0 and at most 1"),
+    ({"levels.widths": "0.7,0.5,1"}, 'levels.widths = "0.7,0.5,1"', "must not descend"),
+    ({"levels.widths": "0.5,0.7"}, 'levels.widths = "0.5,0.7"', "the last must be 1"),
+    ({"levels.exits": "6,4,8"}, 'levels.exits = "6,4,8"', "ascend"),
+    ({"levels.exits": "4,4"}, 'levels.exits = "4,4"', "ascend"),
+    ({"levels.exits": "0,8"}, 'levels.exits = "0,8"', "from 1"),
+    ({"levels.exits": "4.5,8"}, 'levels.exits = "4.5,8"', "numbers of blocks"),
+    ({"levels.exits": "4,inf"}, 'levels.exits = "4,inf"', "numbers with commas between them"),
+    (
+        {"levels.widths": "0.5,1", "levels.exits": "8"},
+        'levels.widths = "0.5,1", levels.exits = "8"',
+        "must name as many levels",
+    ),
+    ({"train.milestones": "20,10"}, 'train.milestones = "20,10"', "ascend"),
+    ({"train.milestones": "0"}, 'train.milestones = "0"', "from 1"),
+    ({"train.decay": 0.0}, "train.decay = 0.0", "greater than 0"),
+    ({"scalefl.start": 1.5}, "scalefl.start = 1.5", "less than or equal to 1"),
+    ({"scalefl.loss": "mine"}, 'scalefl.loss = "mine"', "'paper', 'official' or 'mutual'"),
+    ({"strategy": "scalefl"}, 'model = "cnn"', f"allowed are {', '.join(filter(is_elastic, MODEL_NAMES))}$"),
+    (
+        {"strategy": "depthfl", "model": "elastic-cnn", "models": "cnn"},
+        'models = "cnn"',
+        'depthfl averages weights, .* model = "elastic-cnn"',
+    ),
+    (
+        {"scalefl.calibration": "withheld", "data.withheld-size": 1},
+        'scalefl.calibration = "withheld"',
+        "data.withheld-size of at least 2, it is 1",
+    ),
+    (
+        {
+            "strategy": "scalefl",
+            "model": "elastic-cnn",
+            "scalefl.calibration": "none",
+            "early-stopping.patience": 3,
+            "early-stopping.metric": "server-accuracy",
+        },
+        'early-stopping.metric = "server-accuracy"',
+        'the server scores nothing; allowed is "clients-accuracy"',
     ),
     # keys
     ({"scarlet.betta": 2.0}, "scarlet.betta = 2.0", "no such setting; there are scarlet.beta, "),
@@ -187,6 +263,12 @@ def test_all_faults_are_named_at_once():
     }
     keys = {line.split(" = ")[0] for line in refusal(RunSettings, wrong)}
     assert keys == wrong.keys()
+
+
+@pytest.mark.parametrize("strategy", sorted(SUBMODEL_STRATEGIES))
+def test_every_strategy_of_submodels_takes_every_elastic_network(strategy):
+    for model in filter(is_elastic, MODEL_NAMES):
+        assert RunSettings.parse({"strategy": strategy, "model": model}).shares_weights
 
 
 def test_fedavg_takes_models_that_all_are_the_run_s_model():
@@ -236,7 +318,16 @@ WRONG_NODES = [
     ({"partition-id": -1, "num-partitions": 3}, "partition-id = -1", "greater than or equal to 0"),
     ({"partition-id": 1.0, "num-partitions": 3}, "partition-id = 1.0", "integer"),
     ({"client-name": 5}, "client-name = 5", "string"),
-    ({"client-name": "a", "model": "vit"}, 'model = "vit"', "'cnn', 'resnet20', 'resnet32' or 'resnet18'"),
+    ({"client-name": "a", "model": "vit"}, 'model = "vit"', f"{one_of(MODEL_NAMES)}$"),
+    ({"client-name": "a", "level": 0}, "level = 0", 'must be a number from 1, or "auto"'),
+    ({"client-name": "a", "level": True}, "level = true", 'must be a number from 1, or "auto"'),
+    ({"client-name": "a", "level": "big"}, 'level = "big"', 'must be a number from 1, or "auto"'),
+    ({"client-name": "a", "memory-budget": 0.0}, "memory-budget = 0.0", "greater than 0"),
+    (
+        {"client-name": "a", "seconds-per-round-budget": INFINITE},
+        "seconds-per-round-budget = Infinity",
+        "finite",
+    ),
     ({"client-name": "a", "device": "gpu"}, 'device = "gpu"', "'auto', 'cpu' or 'cuda'"),
     ({"client-name": "a", "state-dir": "state"}, 'state-dir = "state"', "absolute path"),
     ({"client-name": "a", "threads": 0}, "threads = 0", "greater than or equal to 1"),

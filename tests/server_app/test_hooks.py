@@ -1,13 +1,17 @@
-"""When a run stops before its last round."""
+"""When the server scores its model, and when a run stops before its last round."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
+from data import Samples
 from protocol.messages import Evaluation
 from protocol.settings import EarlyStoppingSettings
-from server_app.hooks import EarlyStoppingHook
+from server_app.hooks import EarlyStoppingHook, EvaluationHook
 from server_app.rounds import RoundOutcome
+from strategies.method import Score
 from strategies.strategy import RoundReport
 
 
@@ -74,3 +78,42 @@ def test_the_final_exchange_does_not_count() -> None:
     final = outcome(2, 0.5, final=True)
     hook.after_round(final)
     assert final.stop == ""
+
+
+# --- evaluation --------------------------------------------------------------------------------
+
+TEST = Samples(torch.zeros(2, 1, 2, 2), torch.zeros(2, dtype=torch.int64))
+
+
+def scored_in(rounds: int, every: int, score: Score | None) -> list[RoundOutcome]:
+    """Return the outcomes of a run whose server scores its model so."""
+    method: Any = SimpleNamespace(score=lambda test: score if test is TEST else None)
+    hook = EvaluationHook(method, TEST, every, rounds)
+    outcomes = [outcome(number, 0.5) for number in range(1, rounds + 1)]
+    for each in outcomes:
+        hook.after_round(each)
+    return outcomes
+
+
+@pytest.mark.parametrize(
+    ("rounds", "every", "scored"),
+    [(4, 1, [1, 2, 3, 4]), (5, 2, [2, 4, 5]), (6, 3, [3, 6]), (2, 9, [2])],
+)
+def test_the_model_is_scored_as_often_as_asked_and_after_the_last_round(
+    rounds: int, every: int, scored: list[int]
+) -> None:
+    outcomes = scored_in(rounds, every, Score(Evaluation(0.75, 1.0, 8)))
+    assert [each.round for each in outcomes if each.server is not None] == scored
+    assert [each.round for each in outcomes if "evaluate" in each.seconds] == scored
+
+
+def test_what_a_method_tells_beside_its_figures_stands_in_the_line() -> None:
+    (only,) = scored_in(1, 1, Score(Evaluation(0.75, 1.0, 8), {"levels": [{"level": 1}]}))
+    line = only.line()
+    assert line["server"] == {"accuracy": 0.75, "loss": 1.0}
+    assert line["levels"] == [{"level": 1}]
+
+
+def test_a_method_that_has_nothing_to_score_leaves_the_figures_empty() -> None:
+    (only,) = scored_in(1, 1, None)
+    assert only.line()["server"] == {"accuracy": None, "loss": None}

@@ -6,7 +6,7 @@ import pytest
 
 from protocol.ledger import Traffic
 from protocol.settings import RunSettings
-from server_app.report import Summary, curves
+from server_app.report import Summary, curves, submodels
 
 SETTINGS = RunSettings.parse({"num-rounds": 3, "public.size": 10_000, "public.subset-size": 1_000})
 
@@ -58,3 +58,62 @@ def test_a_run_of_no_round_has_a_table() -> None:
 @pytest.mark.filterwarnings("error")
 def test_curves_without_any_accuracy_are_drawn_empty() -> None:
     assert curves([line(1, accuracy=None)]).startswith("<svg")
+
+
+# --- unequal submodels -------------------------------------------------------------------------
+
+SUBMODELS = RunSettings.parse({"strategy": "scalefl", "model": "elastic-cnn", "num-rounds": 3})
+EXITS: dict[str, Any] = {
+    "exits": [0.25, 0.5],
+    "ensemble": 0.625,
+    "early_exit": [
+        {"threshold": threshold, "accuracy": 0.5, "flops": 2e6}
+        for threshold in (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 0.999)
+    ],
+}
+
+
+def levels(*accuracies: float) -> dict[str, Any]:
+    return {
+        "levels": [
+            {
+                "level": level,
+                "accuracy": accuracy,
+                "loss": 1.0,
+                "ensemble": accuracy + 0.1,
+                "clients": 2,
+                "clients_accuracy": None,
+            }
+            for level, accuracy in enumerate(accuracies, start=1)
+        ]
+    }
+
+
+def test_the_rows_tell_levels_and_exits_of_the_last_evaluation() -> None:
+    lines = [line(1, **levels(0.1, 0.2)), line(2, **levels(0.3, 0.4), **EXITS), line(3, accuracy=None)]
+    rows = dict(summary(*lines, settings=SUBMODELS).rows())
+    assert rows["accuracy of the server, mean over levels"] == "50.0 % (best 50.0 %)"
+    assert rows["accuracy by level, smallest first"] == "1: 30.0 %, 2: 40.0 %"
+    assert rows["  by all exits of the level together"] == "1: 40.0 %, 2: 50.0 %"
+    assert rows["accuracy by exit of the whole network"] == "25.0 %, 50.0 %"
+    assert rows["accuracy of the exits together"] == "62.5 %"
+    early = [value for name, value in rows.items() if "from confidence" in name]
+    assert early
+    assert set(early) == {"50.0 % for 2.00 M multiply-adds an image"}
+
+
+def test_submodels_are_not_compared_with_soft_labels() -> None:
+    rows = dict(summary(line(1, **levels(0.5)), settings=SUBMODELS).rows())
+    assert not [name for name in rows if "DS-FL" in name]
+
+
+def test_a_network_of_one_exit_has_no_row_of_exits() -> None:
+    rows = dict(summary(line(1, **levels(0.5)), settings=SUBMODELS).rows())
+    assert not [name for name in rows if "exit" in name]
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("exits", [{}, EXITS], ids=["one exit", "several exits"])
+def test_levels_are_drawn_where_there_are_any(exits: dict[str, Any]) -> None:
+    assert submodels([line(1), line(2, **levels(0.3, 0.4), **exits)]).startswith("<svg")
+    assert submodels([line(1), line(2)]) == ""

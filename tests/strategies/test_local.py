@@ -28,8 +28,16 @@ def test_local_training_takes_its_settings_from_the_table_train(tmp_path, monkey
 
     trained(tmp_path, train__momentum=0.5, train__weight_decay=0.25, train__epochs=2)
 
-    ((_, _, samples, table, _, momentum, weight_decay),) = calls
+    ((_, _, samples, table, _, momentum, weight_decay, _),) = calls
     assert (samples, table.epochs, momentum, weight_decay) == (9, 2, 0.5, 0.25)
+
+
+def test_the_learning_rate_is_that_of_the_round(tmp_path):
+    schedule = {"train__learning_rate": 0.2, "train__milestones": "4", "train__decay": 0.5}
+
+    late = trained(tmp_path, round=5, **schedule)
+
+    assert_same_weights(late, trained(tmp_path, round=5, train__learning_rate=0.1))
 
 
 def test_local_training_can_be_repeated(tmp_path):

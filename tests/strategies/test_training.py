@@ -11,7 +11,7 @@ from torch import nn
 from data import Samples, batches
 from protocol.randomness import torch_generator
 from protocol.settings import TrainSettings
-from strategies.training import EVALUATION_BATCH, evaluate, fit, predict
+from strategies.training import EVALUATION_BATCH, evaluate, fit, learning_rate, predict
 from tests.strategies.sides import CLASSES, assert_same_weights, linear_network, random_samples
 from tests.support.processes import PROJECT
 
@@ -112,6 +112,28 @@ def test_fit_that_diverges_is_an_error_and_restores_nothing(learning_rate, epoch
         fit(model, loss, 4, Fit(epochs, learning_rate=learning_rate), generator())
 
     assert not model[1].weight.isfinite().all()
+
+
+# --- the learning rate ---------------------------------------------------------------------------
+
+# Recorded from ScaleFL's released code, whose rounds begin at 0.
+BY_ROUND = {
+    "CIFAR": (
+        {"learning_rate": 0.1, "milestones": "100,200", "decay": 0.1},
+        {0: 0.1, 50: 0.1, 99: 0.1, 100: 0.01, 199: 0.01, 200: 0.001, 299: 0.001},
+    ),
+    "ImageNet": (
+        {"learning_rate": 0.2, "decay": 0.98},
+        {1: 0.196, 50: 0.07283393601742336, 99: 0.027065215488725092, 299: 0.0004760215648880435},
+    ),
+    "text": ({"learning_rate": 3e-5}, {0: 3e-5, 50: 3e-5, 299: 3e-5}),
+}
+
+
+@pytest.mark.parametrize(("schedule", "rates"), BY_ROUND.values(), ids=BY_ROUND)
+def test_the_learning_rate_falls_as_in_scalefls_released_code(schedule, rates):
+    settings = TrainSettings(**schedule)
+    assert {round: learning_rate(settings, round + 1) for round in rates} == pytest.approx(rates, rel=1e-12)
 
 
 # --- evaluation ----------------------------------------------------------------------------------

@@ -1,0 +1,169 @@
+"""What a device can carry: each level's need of memory and time, measured here, against the budgets."""
+
+import json
+import math
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from data import ClientData
+from models import build_elastic, elastic_design
+from models.elastic import Shape
+from protocol.files import write_atomically
+from protocol.settings import NodeSettings, RunSettings
+from strategies.levels import plan_levels
+from strategies.training import mean_over_exits
+
+_COPIES = 3
+"""Of each parameter training holds the value, the gradient and the momentum."""
+_BYTES = 4
+_TIMED_STEPS = 2
+_MEMORY_INFO = Path("/proc/meminfo")
+_CONTAINER = Path("/sys/fs/cgroup")
+
+
+@dataclass(frozen=True)
+class Need:
+    """What training at a level takes on this device."""
+
+    level: int
+    shape: Shape
+    parameters: int
+    memory: int
+    """Bytes of parameters, gradients, momentum and one batch's activations."""
+    seconds_per_step: float
+    seconds_per_round: float
+
+
+@dataclass(frozen=True)
+class Budgets:
+    """What training may take: bytes, and seconds a round."""
+
+    memory: int
+    seconds_per_round: float
+
+    @classmethod
+    def of(cls, node: NodeSettings, device: torch.device) -> "Budgets":
+        """Read the node's budgets; memory that is not limited is what is free now."""
+        limit = node.memory_budget
+        memory = free_memory(device) if limit is None else int(limit * 1e9)
+        return cls(memory, node.seconds_per_round_budget or math.inf)
+
+    def objection(self, need: Need) -> str:
+        """Say which budget a level would break, or nothing."""
+        if need.memory > self.memory:
+            return f"needs {need.memory / 1e6:.0f} MB of {self.memory / 1e6:.0f} MB"
+        if need.seconds_per_round > self.seconds_per_round:
+            return f"needs {need.seconds_per_round:.1f} s a round of {self.seconds_per_round:g} s"
+        return ""
+
+
+@dataclass(frozen=True)
+class Carried:
+    """The level a device carries, and why."""
+
+    level: int
+    reason: str
+
+
+def measure(run: RunSettings, model: str, data: ClientData, device: torch.device) -> list[Need]:
+    """Measure what a training step takes at each level of an elastic network, the smallest first."""
+    image_shape, classes = data.train.image_shape, data.num_classes
+    levels = plan_levels(run.levels, model, image_shape, classes)
+    batch = data.train.take(torch.arange(min(run.train.batch_size, len(data.train)))).to(device)
+    steps = run.train.epochs * math.ceil(len(data.train) / run.train.batch_size)
+    needs = []
+    for level, shape in enumerate(levels, start=1):
+        network = build_elastic(elastic_design(model), image_shape, classes, run.seed, shape).to(device)
+        activations, seconds = _measure_step(network, batch.inputs, batch.targets)
+        parameters = sum(parameter.numel() for parameter in network.parameters())
+        memory = _COPIES * _BYTES * parameters + activations
+        needs.append(Need(level, shape, parameters, memory, seconds, steps * seconds))
+    return needs
+
+
+def choose(needs: Sequence[Need], budgets: Budgets) -> Carried:
+    """Return the largest level that fits the budgets; the smallest if none does, and the reason says so."""
+    objection = ""
+    for need in reversed(needs):
+        before, objection = objection, budgets.objection(need)
+        if not objection:
+            fits = f"fits: {need.memory / 1e6:.0f} MB, {need.seconds_per_round:.1f} s a round"
+            return Carried(need.level, f"{fits}; level {need.level + 1} {before}" if before else fits)
+    return Carried(needs[0].level, f"even the smallest level {objection}")
+
+
+def pinned(file: Path, question: Mapping[str, Any], answer: Callable[[], Carried]) -> Carried:
+    """Return the answer kept in a file if it is to the same question, else find it and keep it.
+
+    So a node does not change its level from one hello to the next because a step took longer.
+    """
+    try:
+        kept = json.loads(file.read_text())
+        if kept["question"] == question:
+            return Carried(kept["level"], kept["reason"])
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # nothing that can be read is kept: measure
+    carried = answer()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps({"question": question, "level": carried.level, "reason": carried.reason})
+    write_atomically(file, text.encode())
+    return carried
+
+
+def free_memory(device: torch.device) -> int:
+    """Return the bytes that can be taken now: of the GPU, or of this machine or its container."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return int(free)
+    return min(_machine_memory(), _container_memory())
+
+
+def _machine_memory() -> int:
+    for line in _MEMORY_INFO.read_text().splitlines():
+        name, _, amount = line.partition(":")
+        if name == "MemAvailable":
+            return int(amount.split()[0]) * 1024
+    raise OSError(f"{_MEMORY_INFO} does not say MemAvailable: set memory-budget in the node-config")
+
+
+def _container_memory() -> int:
+    try:
+        limit = (_CONTAINER / "memory.max").read_text().strip()
+        used = int((_CONTAINER / "memory.current").read_text())
+        counts = dict(line.split() for line in (_CONTAINER / "memory.stat").read_text().splitlines())
+    except OSError:
+        return sys.maxsize  # no container, or one that does not limit memory
+    cached = int(counts.get("inactive_file", 0))  # files read, which the kernel drops when memory is short
+    return sys.maxsize if limit == "max" else int(limit) - used + cached
+
+
+def _measure_step(network: nn.Module, inputs: Tensor, targets: Tensor) -> tuple[int, float]:
+    """Return the bytes that a step keeps for its backward pass, and its seconds after a first step."""
+    kept: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        _step(network, inputs, targets)
+    started = time.perf_counter()
+    for _ in range(_TIMED_STEPS):
+        _step(network, inputs, targets)
+    return sum(kept.values()), (time.perf_counter() - started) / _TIMED_STEPS
+
+
+def _step(network: nn.Module, inputs: Tensor, targets: Tensor) -> None:
+    loss = mean_over_exits(network, inputs, lambda logits: F.cross_entropy(logits, targets))
+    torch.autograd.grad(loss, list(network.parameters()))
+    if inputs.is_cuda:
+        torch.cuda.synchronize()

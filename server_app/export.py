@@ -1,0 +1,168 @@
+"""Writes the submodel of a level, ready for use, from a run's folder.
+
+python -m server_app.export ~/motley/runs/20261121-… --level 1 --output level1.safetensors
+python -m server_app.export ~/motley/runs/20261121-… --level 1 --output level1.onnx --format onnx
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import Tensor, nn
+
+from data import load_server_test, load_source
+from models import build_elastic, elastic_design, load_weights, save_weights
+from models.elastic import ElasticNetwork, Shape, track_statistics
+from protocol.errors import MotleyError, ResumeError, SettingsError
+from protocol.files import write_atomically
+from protocol.settings import RunSettings
+from protocol.values import SUBMODEL_STRATEGIES
+from server_app.checkpoint import CheckpointStore
+from server_app.run import calibration_inputs
+from server_app.run_folder import RunFolder
+from strategies.scalefl.submodels import Submodels
+
+
+def export(run: Path, level: int, output: Path, form: str = "safetensors") -> None:
+    """Write the submodel of a level, its norms calibrated, as one file.
+
+    Parameters
+    ----------
+    run
+        The run's folder; its newest checkpoint is taken.
+    level
+        From 1.
+    output
+        The file; replaced whole if it is there.
+    form
+        ``safetensors``: weights, norm statistics and settings, for `load_submodel`. ``onnx``: maps
+        images ``(batch, channels, height, width)`` to ``logits``, those of the last exit, any batch size.
+
+    Raises
+    ------
+    ResumeError
+        If the folder holds no run, or one without a checkpoint.
+    SettingsError
+        If the run has no submodels, no such level, or nothing to calibrate its norms on.
+    """
+    settings = _settings_of(run)
+    model, facts = _submodel(run, settings, level)
+    if form == "onnx":
+        _write_onnx(model, facts, output)
+    else:
+        save_weights(output, model.state_dict(), {name: json.dumps(value) for name, value in facts.items()})
+
+
+def load_submodel(path: Path) -> ElasticNetwork:
+    """Read a submodel that `export` wrote as safetensors.
+
+    Returns
+    -------
+    ElasticNetwork
+        In eval mode, on the CPU.
+
+    Raises
+    ------
+    ResumeError
+        If the file is missing, damaged or of another kind.
+    """
+    weights, text = load_weights(path)
+    try:
+        facts = {name: json.loads(value) for name, value in text.items()}
+        shape = Shape(facts["width"], tuple(facts["exits"]))
+        channels, height, width = facts["image_shape"]
+        design = elastic_design(facts["model"])
+        model = build_elastic(design, (channels, height, width), facts["num_classes"], 0, shape)
+        track_statistics(model)
+        model.load_state_dict(weights)
+    except (KeyError, ValueError, RuntimeError, SettingsError) as error:
+        raise ResumeError(f"{path}: holds no exported submodel ({error})") from error
+    return model.eval()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run", type=Path, help="the run's folder")
+    parser.add_argument("--level", type=int, required=True, help="level of the submodel, from 1")
+    parser.add_argument("--output", type=Path, required=True, help="the file to write")
+    parser.add_argument("--format", choices=("safetensors", "onnx"), default="safetensors")
+    options = parser.parse_args(arguments)
+    try:
+        export(options.run.expanduser(), options.level, options.output.expanduser(), options.format)
+    except (MotleyError, OSError) as error:
+        Console(stderr=True).print(f"error: {error}", highlight=False, soft_wrap=True)
+        return 1
+    Console().print(f"Wrote {options.output}", highlight=False, soft_wrap=True)
+    return 0
+
+
+def _settings_of(run: Path) -> RunSettings:
+    file = RunFolder(run).settings_file
+    try:
+        return RunSettings.parse(json.loads(file.read_text()))
+    except (OSError, ValueError) as error:
+        raise ResumeError(f"{run}: is no run's folder ({error})") from error
+
+
+def _submodel(run: Path, settings: RunSettings, level: int) -> tuple[ElasticNetwork, dict[str, Any]]:
+    """Return the calibrated submodel, and what to know about it."""
+    if settings.strategy not in SUBMODEL_STRATEGIES:
+        raise SettingsError(f'strategy = "{settings.strategy}": its clients train no submodels')
+    checkpoint = CheckpointStore(RunFolder(run).checkpoints).newest()
+    if checkpoint is None:
+        raise ResumeError(f"{run}: holds no checkpoint yet")
+    inputs = calibration_inputs(settings)
+    if inputs is None:
+        raise SettingsError('scalefl.calibration = "none": there is nothing to calibrate the norms on')
+    image_shape = load_server_test(settings).image_shape
+    num_classes = load_source(settings.data.source, settings.data.max_samples).num_classes
+    submodels = Submodels(settings, image_shape, num_classes)
+    if not submodels.plan.trains(level):
+        raise SettingsError(f"level = {level}: this run has no submodel for it")
+    model = submodels.calibrated(level, checkpoint.round, checkpoint.weights, inputs).eval()
+    shape = submodels.shape(level)
+    facts = {
+        "model": settings.model,
+        "level": level,
+        "width": shape.width,
+        "exits": list(shape.exits),
+        "image_shape": list(image_shape),
+        "num_classes": num_classes,
+        "experiment": RunFolder(run).experiment,
+        "round": checkpoint.round,
+        "settings": settings.flat(),
+    }
+    return model, facts
+
+
+def _write_onnx(model: nn.Module, facts: Mapping[str, Any], output: Path) -> None:
+    """Write the file whole or not at all; the exporter wants a path of its own."""
+    images: Tensor = torch.zeros(2, *facts["image_shape"])
+    batch = {0: torch.export.Dim("batch")}
+    try:
+        program = torch.onnx.export(
+            model,
+            (images,),
+            input_names=["images"],
+            output_names=["logits"],
+            dynamic_shapes=(batch,),
+            verbose=False,
+        )
+    except ImportError as error:
+        raise SettingsError(f"--format onnx: {error}; install motley[onnx]") from error
+    assert program is not None
+    for name in ("model", "level", "experiment", "round"):
+        program.model.metadata_props[name] = str(facts[name])
+    write_atomically(output, program.model_proto.SerializeToString())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,142 @@
+"""Levels of an elastic network: which shapes there are, and who gets which."""
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+from models import elastic_design
+from models.elastic import Cut, Shape
+from models.elastic.cost import flops_of, parameters_of
+from models.elastic.network import ElasticDesign, nested
+from models.elastic.planning import CostFunction, reshaped, search
+from protocol.errors import SettingsError
+from protocol.randomness import derive_seed, draw_subset
+from protocol.settings import LevelsSettings
+from protocol.values import numbers
+
+
+def plan_levels(
+    settings: LevelsSettings,
+    model: str,
+    image_shape: tuple[int, int, int],
+    num_classes: int,
+    cut: Cut = "both",
+) -> tuple[Shape, ...]:
+    """Return the shape of each level, the smallest first.
+
+    Parameters
+    ----------
+    settings
+        The table ``levels``.
+    model
+        The elastic network's name.
+    image_shape
+        Channels, height and width of an image.
+    num_classes
+        Width of the output.
+    cut
+        What submodels are cut in. Those cut in width or in depth alone cost what the planned ones cost.
+
+    Raises
+    ------
+    SettingsError
+        If the network has no submodels, or not such ones.
+    """
+    return _plan(settings, elastic_design(model), image_shape, num_classes, cut)
+
+
+@lru_cache(maxsize=16)
+def _plan(
+    settings: LevelsSettings,
+    design: ElasticDesign,
+    image_shape: tuple[int, int, int],
+    num_classes: int,
+    cut: Cut,
+) -> tuple[Shape, ...]:
+    count = flops_of if settings.plan == "flops" else parameters_of
+
+    def cost(width: float, last_block: int) -> float:
+        return count(design, image_shape, num_classes, Shape(width, (last_block,)))
+
+    levels = _explicit(settings, design) or _planned(settings, design, cost)
+    shares = len(numbers(settings.shares))
+    if shares != len(levels):
+        raise SettingsError(
+            f'levels.shares = "{settings.shares}": must be {len(levels)} numbers, one a level, not {shares}'
+        )
+    try:
+        return reshaped(levels, cost, design, cut)
+    except ValueError as error:
+        raise SettingsError(f"levels: {error}") from error
+
+
+def level_shape(levels: Sequence[Shape], level: int) -> Shape:
+    """Return the shape of a level, counted from 1.
+
+    Raises
+    ------
+    SettingsError
+        If there is no such level.
+    """
+    if not 1 <= level <= len(levels):
+        raise SettingsError(f"level = {level}: there are levels 1 to {len(levels)}")
+    return levels[level - 1]
+
+
+def deal_levels(shares: Sequence[float], clients: int, seed: int) -> list[int]:
+    """Deal levels out over simulated clients, so that every client has one.
+
+    Each level gets the whole part of its share of the clients, those left over go to the levels with the
+    largest remainders, and a draw decides who is at which.
+
+    Parameters
+    ----------
+    shares
+        Share of the clients at each level, summing to 1.
+    clients
+        How many there are.
+    seed
+        Of the run.
+
+    Returns
+    -------
+    list[int]
+        The level, from 1, of each client.
+    """
+    exact = [share * clients for share in shares]
+    counts = [int(part + 1e-9) for part in exact]
+    by_remainder = sorted(range(len(shares)), key=lambda level: (counts[level] - exact[level], level))
+    for level in by_remainder[: clients - sum(counts)]:
+        counts[level] += 1
+    dealt = [0] * clients
+    free = list(range(clients))
+    for level, count in enumerate(counts, start=1):
+        if count == 0:
+            continue
+        drawn = draw_subset(derive_seed(seed, "levels"), level, len(free), count)
+        taken = {free[place] for place in drawn}
+        for client in taken:
+            dealt[client] = level
+        free = [client for client in free if client not in taken]
+    return dealt
+
+
+def _explicit(settings: LevelsSettings, design: ElasticDesign) -> tuple[Shape, ...]:
+    """Return the levels that the settings spell out, if they do."""
+    widths, exits = numbers(settings.widths), [int(block) for block in numbers(settings.exits)]
+    if not widths:
+        return ()
+    if exits[-1] != design.depth or exits[0] < design.first_exit:
+        raise SettingsError(
+            f'levels.exits = "{settings.exits}": must lie from {design.first_exit} to {design.depth}, '
+            f"the last being {design.depth}: this network has {design.depth} blocks"
+        )
+    return nested(widths, exits)
+
+
+def _planned(settings: LevelsSettings, design: ElasticDesign, cost: CostFunction) -> tuple[Shape, ...]:
+    if settings.plan == "preset":
+        return design.preset
+    try:
+        return search(cost, design, numbers(settings.budgets))
+    except ValueError as error:
+        raise SettingsError(f'levels.budgets = "{settings.budgets}": {error}') from error

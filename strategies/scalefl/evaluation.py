@@ -1,0 +1,102 @@
+"""How a network of unequal submodels does: by level, by exit, together, and by what an answer costs."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from data import Samples
+from models.elastic import ElasticNetwork
+from protocol.messages import Evaluation
+from strategies.training import exit_logits, score_logits
+
+THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 0.999)
+
+
+@dataclass(frozen=True)
+class ExitScores:
+    """The figures of one network with early exits."""
+
+    last: Evaluation
+    """Of the last exit."""
+    exits: tuple[float, ...]
+    """Accuracy of each exit, the shallowest first."""
+    ensemble: float
+    """Accuracy of the mean of the exits' probabilities."""
+    early: tuple[Mapping[str, float], ...]
+    """By threshold: accuracy, and mean multiply-adds an image, of answering at the first sure exit."""
+
+    def as_details(self) -> dict[str, Any]:
+        """Return the figures as a round's line holds them."""
+        return {
+            "exits": list(self.exits),
+            "ensemble": self.ensemble,
+            "early_exit": [dict(point) for point in self.early],
+        }
+
+
+def score_exits(model: ElasticNetwork, test: Samples, flops: Sequence[int]) -> ExitScores:
+    """Score every exit of a network, their ensemble, and early-exit inference.
+
+    Parameters
+    ----------
+    model
+        Its norms must be calibrated.
+    test
+        Held-out samples.
+    flops
+        Multiply-adds of one image up to each exit.
+    """
+    logits = exit_logits(model, test.inputs)
+    probabilities = torch.stack([F.softmax(z, dim=1) for z in logits])
+    right = probabilities.argmax(dim=2) == test.targets
+    together = probabilities.mean(dim=0).argmax(dim=1) == test.targets
+    return ExitScores(
+        score_logits(logits[-1], test.targets),
+        tuple(_share(exit_) for exit_ in right),
+        _share(together),
+        tuple(early_exit(probabilities, test.targets, flops, threshold) for threshold in THRESHOLDS),
+    )
+
+
+def early_exit(
+    probabilities: Tensor, targets: Tensor, flops: Sequence[int], threshold: float
+) -> dict[str, float]:
+    """Answer each sample at the first exit whose largest probability reaches a threshold, else at the last.
+
+    Parameters
+    ----------
+    probabilities
+        Of shape (exits, samples, classes).
+    targets
+        Classes, int64 of shape (samples,).
+    flops
+        Multiply-adds of one image up to each exit.
+    threshold
+        From 0 to 1.
+
+    Returns
+    -------
+    dict[str, float]
+        ``threshold``, ``accuracy`` in [0, 1] and ``flops``, the mean an image.
+    """
+    sure = probabilities.amax(dim=2) >= threshold
+    sure[-1] = True
+    chosen = sure.int().argmax(dim=0)  # the first exit that is sure
+    answers = probabilities.argmax(dim=2).gather(0, chosen[None])[0]
+    cost = torch.tensor(flops, dtype=torch.float64, device=chosen.device)[chosen].mean()
+    return {"threshold": threshold, "accuracy": _share(answers == targets), "flops": float(cost)}
+
+
+def mean_evaluation(results: Sequence[Evaluation]) -> Evaluation:
+    """Return the plain mean of evaluations on the same samples."""
+    count = len(results)
+    accuracy = sum(result.accuracy for result in results) / count
+    return Evaluation(accuracy, sum(result.loss for result in results) / count, results[0].examples)
+
+
+def _share(right: Tensor) -> float:
+    return float(right.double().mean())

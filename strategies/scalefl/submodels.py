@@ -1,0 +1,114 @@
+"""The parts of a network that levels train: where they lie, and how they are cut out."""
+
+from collections.abc import Mapping
+from functools import cached_property
+
+from torch import Tensor
+
+from models import build_elastic, elastic_design
+from models.elastic import (
+    Axes,
+    Cost,
+    ElasticNetwork,
+    Shape,
+    SliceMap,
+    axes_of,
+    cost_of,
+    forget_statistics,
+    index_policy,
+    recalibrate,
+)
+from protocol.randomness import derive_seed
+from protocol.settings import RunSettings
+from strategies.scalefl.variants import VARIANTS, LevelPlan
+
+SERVER = "server"
+"""The name under which the server draws a submodel of its own (Federated Dropout)."""
+
+
+class Submodels:
+    """The submodels of one run's network.
+
+    Parameters
+    ----------
+    settings
+        Of the run; its strategy says how submodels are cut.
+    image_shape
+        Channels, height and width of an image.
+    num_classes
+        Width of the output.
+
+    Raises
+    ------
+    SettingsError
+        If the network has no such submodels.
+    """
+
+    def __init__(self, settings: RunSettings, image_shape: tuple[int, int, int], num_classes: int) -> None:
+        self.plan = LevelPlan.of(settings, image_shape, num_classes)
+        self._policy = VARIANTS[settings.strategy].policy
+        self._seed = settings.seed
+        self._design = elastic_design(settings.model)
+        self._image_shape = image_shape
+        self._num_classes = num_classes
+        self._maps: dict[tuple[int, int, str], SliceMap] = {}
+
+    def build(self, shape: Shape) -> ElasticNetwork:
+        """Build a submodel on the CPU, its norms without statistics, weights as the run's seed has them."""
+        seed = derive_seed(self._seed, "model", client=SERVER)
+        model = build_elastic(self._design, self._image_shape, self._num_classes, seed, shape)
+        forget_statistics(model)
+        return model
+
+    def shape(self, level: int) -> Shape:
+        """Return the shape of a level that takes part."""
+        shape = self.plan.shapes[level - 1]
+        if shape is None:
+            raise ValueError(f"level {level} takes no part")
+        return shape
+
+    def cost(self, level: int) -> Cost:
+        """Return what a level costs."""
+        return cost_of(self._design, self._image_shape, self._num_classes, self.shape(level))
+
+    def map(self, level: int, round: int, client: str = SERVER) -> SliceMap:
+        """Return where a level's submodel lies in the network, for a client in a round.
+
+        Maps are kept as long as they hold: leading channels for the run, others for the round.
+        """
+        key = (level, 0 if self._policy == "leading" else round, client if self._policy == "random" else "")
+        if key not in self._maps:
+            self._maps = {kept: where for kept, where in self._maps.items() if kept[1] == key[1]}
+            part = axes_of(self._on_meta(self.shape(level)))
+            choice = index_policy(self._policy, self._seed, round, client)
+            self._maps[key] = SliceMap(self._whole_axes, part, choice)
+        return self._maps[key]
+
+    def calibrated(
+        self, level: int, round: int, whole: Mapping[str, Tensor], calibration: Tensor
+    ) -> ElasticNetwork:
+        """Cut a level's submodel out of the network's weights and give its norms statistics.
+
+        Parameters
+        ----------
+        level
+            From 1.
+        round
+            The round after which it is.
+        whole
+            The network's weights, on the CPU.
+        calibration
+            Inputs, on the device where the submodel is to be.
+        """
+        submodel = self.build(self.shape(level))
+        submodel.load_state_dict(self.map(level, round).extract(whole))
+        submodel.to(calibration.device)
+        recalibrate(submodel, calibration)
+        return submodel
+
+    @cached_property
+    def _whole_axes(self) -> Mapping[str, Axes]:
+        return axes_of(self._on_meta(self.plan.whole))
+
+    def _on_meta(self, shape: Shape) -> ElasticNetwork:
+        return self._design.on_meta(self._image_shape, self._num_classes, shape)
