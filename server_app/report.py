@@ -72,7 +72,7 @@ class Summary:
             ("wire bytes up / down", f"{_size(traffic.wire_up)} / {_size(traffic.wire_down)}"),
             ("hellos up / down", f"{_size(self.hello.wire_up)} / {_size(self.hello.wire_down)}"),
         ]
-        rows[4:4] = self._submodel_rows()
+        rows[4:4] = [*self._client_rows(), *self._submodel_rows()]
         if self.settings.strategy not in SUBMODEL_STRATEGIES and (dsfl := self.dsfl_paper_bytes):
             rows.append(
                 (
@@ -82,14 +82,20 @@ class Summary:
             )
         return rows
 
+    def _client_rows(self) -> list[tuple[str, str]]:
+        line: Line = self.lines[-1] if self.lines else {}
+        if by_level := line.get("clients_by_level"):
+            return [("  by level, smallest first", _by_level(by_level, "accuracy"))]
+        return []
+
     def _submodel_rows(self) -> list[tuple[str, str]]:
         """Return the rows of unequal submodels, as of the last evaluation at the server."""
-        line = next((line for line in reversed(self.lines) if "levels" in line), {})
+        line: Line = next((line for line in reversed(self.lines) if "levels" in line), {})
         rows = []
         if levels := line.get("levels"):
             rows.append(("accuracy by level, smallest first", _by_level(levels, "accuracy")))
         if exits := line.get("exits"):
-            rows.append(("  by all exits of the level together", _by_level(levels, "ensemble")))
+            rows.append(("  by all exits of the level together", _by_level(line["levels"], "ensemble")))
             rows.append(("accuracy by exit of the whole network", ", ".join(map(_percent, exits))))
             rows.append(("accuracy of the exits together", _percent(line["ensemble"])))
             for point in line["early_exit"][::3]:  # a few of the thresholds; rounds.jsonl has them all

@@ -50,6 +50,11 @@ class RoundOutcome:
             "clients": _figures(report.clients),
             **self.details,
         }
+        if by_level := report.clients_by_level:
+            line["clients_by_level"] = [
+                {"level": level, "clients": count, **_figures(mean)}
+                for level, (count, mean) in by_level.items()
+            ]
         return line | {"final": True} if self.final else line
 
 

@@ -36,6 +36,8 @@ class Member:
     name: str
     node_id: int
     model: str
+    level: int | None
+    """Of its elastic network; None with other networks."""
 
 
 class Roster:
@@ -164,7 +166,7 @@ class Roster:
         except MessageError as error:
             self._refuse(node_id, f"client {hello.client!r}: {error}")
             return
-        self.members[hello.client] = Member(hello.client, node_id, hello.model)
+        self.members[hello.client] = Member(hello.client, node_id, hello.model, hello.level)
         log.info("Client %s is here (%s)%s", hello.client, hello.model, f": {remark}" if remark else "")
 
     def _refuse(self, node_id: int, reason: str) -> None:

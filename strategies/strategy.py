@@ -34,14 +34,30 @@ class RoundReport:
     evaluations: dict[str, Evaluation] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     """Reason by client."""
+    levels: dict[str, int] = field(default_factory=dict)
+    """By client, of those that have one."""
     traffic: Traffic = field(default_factory=Traffic)
 
     @property
     def clients(self) -> Evaluation | None:
-        """The clients' figures, weighted by their test samples, taken in order of their names."""
-        if not self.evaluations:
+        """The clients' figures, weighted by their test samples."""
+        return self._mean(self.evaluations)
+
+    @property
+    def clients_by_level(self) -> dict[int, tuple[int, Evaluation]]:
+        """How many clients of each level were evaluated, and the same of these; empty without levels."""
+        found = {}
+        for level in sorted(set(self.levels.values())):
+            names = [name for name in self.evaluations if self.levels.get(name) == level]
+            if (mean := self._mean(names)) is not None:
+                found[level] = len(names), mean
+        return found
+
+    def _mean(self, names: Iterable[str]) -> Evaluation | None:
+        """Return the mean over some clients, taken in order of their names."""
+        results = [self.evaluations[name] for name in sorted(names)]
+        if not results:
             return None
-        results = [self.evaluations[name] for name in sorted(self.evaluations)]
         examples = sum(result.examples for result in results)
         accuracy = sum(result.accuracy * result.examples for result in results) / examples
         loss = sum(result.loss * result.examples for result in results) / examples
@@ -87,7 +103,9 @@ class MethodStrategy(Strategy):
         self.wait_for_clients(grid)
         clients = self._sample(server_round)
         outgoing = self.method.begin(server_round, clients, self.final)
-        self.report = RoundReport(server_round, clients, traffic=self._between_rounds)
+        members = [self.roster.members[client] for client in clients]
+        levels = {member.name: member.level for member in members if member.level is not None}
+        self.report = RoundReport(server_round, clients, levels=levels, traffic=self._between_rounds)
         self._between_rounds = Traffic()
         self._running = True
         messages = []

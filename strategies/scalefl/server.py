@@ -8,11 +8,11 @@ from flwr.app import RecordDict
 from torch import Tensor
 
 from data import Samples
-from models.elastic import ElasticNetwork, Shape, SliceMap, SliceMean
+from models.elastic import ElasticNetwork, SliceMap, SliceMean
 from protocol.errors import MessageError
 from protocol.messages import Evaluation, HelloReply, SliceReply, SliceRequest
 from strategies.method import Incoming, MethodState, Outgoing, Score, ServerSide
-from strategies.scalefl.evaluation import ExitScores, mean_evaluation, score_exits
+from strategies.scalefl.evaluation import mean_evaluation, score_exits
 from strategies.scalefl.submodels import Submodels
 
 log = logging.getLogger("flwr")
@@ -34,7 +34,6 @@ class SubmodelServer:
         self._round = 0
         self._mean = SliceMean(self._weights())
         self._asked: dict[str, tuple[int, SliceMap]] = {}
-        self._heard: dict[str, Evaluation] = {}
         self._log_levels()
 
     # --- a round -------------------------------------------------------------------------------
@@ -44,7 +43,7 @@ class SubmodelServer:
         self._round = round
         weights = self._weights()
         self._mean = SliceMean(weights)
-        self._asked, self._heard = {}, {}
+        self._asked = {}
         written: dict[int, Outgoing] = {}
         for client in clients:
             level = self._levels[client]
@@ -64,7 +63,7 @@ class SubmodelServer:
             if not tensor.isfinite().all():
                 raise MessageError(f"weights {name!r}: not all values are finite")
         if round == self._round:
-            self._add(client, reply, evaluation)
+            self._add(client, reply)
         return Incoming(evaluation, _bytes(reply.weights))
 
     def finish(self, round: int) -> None:
@@ -107,7 +106,7 @@ class SubmodelServer:
             submodel = self._submodels.calibrated(level, self._round, weights, calibration)
             scores = score_exits(submodel, test, self._submodels.cost(level).flops)
             results.append(scores.last)
-            levels.append({"level": level} | _figures(scores, self._heard_of(shape)))
+            levels.append({"level": level, **vars(scores.last), "ensemble": scores.ensemble})
             if shape == plan.whole and len(shape.exits) > 1:
                 details |= scores.as_details()
         return Score(mean_evaluation(results), details)
@@ -125,7 +124,7 @@ class SubmodelServer:
 
     # --- parts ---------------------------------------------------------------------------------
 
-    def _add(self, client: str, reply: SliceReply, evaluation: Evaluation) -> None:
+    def _add(self, client: str, reply: SliceReply) -> None:
         level, where = self._asked[client]
         if reply.level != level:
             raise MessageError(f"level = {reply.level}: it was sent level {level}")
@@ -134,13 +133,6 @@ class SubmodelServer:
             self._mean.add(reply.weights, where, reply.trained_on if by_examples else 1)
         except ValueError as error:
             raise MessageError(f"level {level}: {error}") from error
-        self._heard[client] = evaluation
-
-    def _heard_of(self, shape: Shape) -> list[Evaluation]:
-        """Return the evaluations of the clients that trained a shape, in order of their names."""
-        levels = {client: level for client, (level, _) in self._asked.items()}
-        heard = sorted(self._heard.items())
-        return [result for client, result in heard if self._submodels.shape(levels[client]) == shape]
 
     def _weights(self) -> dict[str, Tensor]:
         return dict(self._model.state_dict())
@@ -165,16 +157,3 @@ class SubmodelServer:
 
 def _bytes(weights: Mapping[str, Tensor]) -> int:
     return _BYTES_PER_WEIGHT * sum(tensor.numel() for tensor in weights.values())
-
-
-def _figures(server: ExitScores, clients: Sequence[Evaluation]) -> dict[str, Any]:
-    """Return a level's figures: of its submodel at the server, and of the clients that trained it."""
-    examples = sum(result.examples for result in clients)
-    right = sum(result.accuracy * result.examples for result in clients)
-    return {
-        "accuracy": server.last.accuracy,
-        "loss": server.last.loss,
-        "ensemble": server.ensemble,
-        "clients": len(clients),
-        "clients_accuracy": right / examples if examples else None,
-    }

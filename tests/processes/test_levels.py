@@ -37,7 +37,8 @@ def test_nodes_of_unequal_levels_train_one_network(tmp_path):
     assert len(shapes) == 4
     for line in rounds:
         assert line["nodes"] == {"asked": 2, "answered": 2, "failed": []}
-        assert [figures["clients"] for figures in line["levels"]] == [1, 0, 0, 1]
+        by_level = [(figures["level"], figures["clients"]) for figures in line["clients_by_level"]]
+        assert by_level == [(1, 1), (4, 1)]
         traffic = line["bytes"]
         assert 4 * whole < traffic["paper_down"] == traffic["paper_up"] < 2 * 4 * whole
         for way in ("up", "down"):

@@ -81,8 +81,6 @@ def levels(*accuracies: float) -> dict[str, Any]:
                 "accuracy": accuracy,
                 "loss": 1.0,
                 "ensemble": accuracy + 0.1,
-                "clients": 2,
-                "clients_accuracy": None,
             }
             for level, accuracy in enumerate(accuracies, start=1)
         ]

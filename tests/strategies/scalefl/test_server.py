@@ -271,7 +271,6 @@ def test_a_reply_that_cannot_be_is_refused_without_a_trace(server, changes, mess
 
     server.finish(1)
     assert_same_weights(weights(server), before)
-    assert [line["clients"] for line in server.score(samples(6, "test")).details["levels"]] == [0] * 4
 
 
 # --- levels --------------------------------------------------------------------------------------
@@ -401,41 +400,14 @@ def test_whoever_has_a_level_is_asked(strategy):
 # --- scoring -------------------------------------------------------------------------------------
 
 
-def test_every_level_is_scored_with_the_clients_that_trained_it():
-    server = server_for(SETTINGS, {"ada": 1, "ben": 1, "cem": 4})
-    requests = begin(server, 1, "ada", "ben", "cem")
-    for client, figures in {"ada": (0.2, 10), "ben": (0.8, 30), "cem": (0.5, 4)}.items():
-        accuracy, examples = figures
-        reply = reply_to(requests[client], accuracy=accuracy, examples=examples)
-        server.accept(client, 1, reply.to_record())
-    server.finish(1)
-
+def test_every_level_is_scored_and_the_score_is_their_mean(server):
     score = server.score(samples(12, "test"))
 
     lines = score.details["levels"]
     assert [line["level"] for line in lines] == [1, 2, 3, 4]
-    assert [line["clients"] for line in lines] == [2, 0, 0, 1]
-    assert [line["clients_accuracy"] for line in lines] == [pytest.approx(0.65), None, None, 0.5]
     accuracies = [line["accuracy"] for line in lines]
     assert score.evaluation.accuracy == pytest.approx(sum(accuracies) / 4)
     assert score.evaluation.examples == 12
-
-
-def test_whoever_trained_a_shape_counts_for_it_in_any_order():
-    """At the small end clients of all levels train the same."""
-    settings, told = submodel_settings("fedavg-smallest"), []
-    for order in itertools.permutations(["client-1", "client-2", "client-3"]):
-        server = server_for(settings)
-        requests = begin(server, 1, *sorted(order))
-        for client in order:
-            accuracy = {"client-1": 0.1, "client-2": 0.7, "client-3": 0.3}[client]
-            server.accept(client, 1, reply_to(requests[client], accuracy=accuracy).to_record())
-        server.finish(1)
-        told.append(server.score(samples(12, "test")).details["levels"])
-
-    ((line,), *others) = told
-    assert (line["clients"], line["clients_accuracy"]) == (3, pytest.approx(1.1 / 3))
-    assert all(other == [line] for other in others)
 
 
 def test_exits_the_ensemble_and_early_answers_of_the_whole_network_are_scored(server):
