@@ -28,10 +28,15 @@ CLIENTS = 20
 LAST = 3
 """How many evaluations, the last ones, a figure is the mean of."""
 ALPHAS = (100.0, 1.0, 0.1)
-PAPER: Mapping[str, Any] = {"scalefl.exit-weights": "linear", "scalefl.classes": "plain"}
+PAPER: Mapping[str, Any] = {
+    "strategy": "scalefl",
+    "scalefl.loss": "paper",
+    "scalefl.exit-weights": "linear",
+    "scalefl.classes": "plain",
+}
 METHODS: Mapping[str, Mapping[str, Any]] = {
     "ScaleFL": {"strategy": "scalefl"},
-    "ScaleFL, the paper's loss": {"strategy": "scalefl", **PAPER},
+    "ScaleFL, the paper's loss": PAPER,
     "HeteroFL": {"strategy": "heterofl"},
     "FedRolex": {"strategy": "fedrolex"},
     "DepthFL": {"strategy": "depthfl"},
@@ -40,13 +45,14 @@ METHODS: Mapping[str, Mapping[str, Any]] = {
     "whole for all (bound)": {"strategy": "fedavg-largest", "levels.shares": "0,0,0,1"},
 }
 CAUSES: Mapping[str, Mapping[str, Any]] = {
-    "ScaleFL, the paper's loss": METHODS["ScaleFL, the paper's loss"],
-    "+ doubled learning rate": {"strategy": "scalefl", **PAPER, "train.learning-rate": 0.2},
-    "+ full exit weights": {"strategy": "scalefl", "scalefl.classes": "plain"},
-    "+ balanced classes": {"strategy": "scalefl", "scalefl.exit-weights": "linear"},
-    "+ both = ScaleFL here": METHODS["ScaleFL"],
-    "both, no self-distillation": {"strategy": "scalefl", "scalefl.start": 1.0},
-    "both, self-distillation at once": {"strategy": "scalefl", "scalefl.start": 0.0},
+    "the paper's loss": PAPER,
+    "the paper's loss, learning rate 0.2": {**PAPER, "train.learning-rate": 0.2},
+    "exits weigh 1 each": {"strategy": "scalefl", "scalefl.loss": "paper", "scalefl.classes": "plain"},
+    "balanced classes": {"strategy": "scalefl", "scalefl.loss": "paper", "scalefl.exit-weights": "linear"},
+    "both": {"strategy": "scalefl", "scalefl.loss": "paper"},
+    "both, exits learn from the classes alone": {"strategy": "scalefl", "scalefl.start": 1.0},
+    "both, exits learn from each other": {"strategy": "scalefl", "scalefl.distillation": 0.1},
+    "the same, β = 0.3": {"strategy": "scalefl", "scalefl.distillation": 0.3},
     "HeteroFL, balanced": {"strategy": "heterofl", "scalefl.classes": "balanced"},
     "DepthFL, balanced": {"strategy": "depthfl", "scalefl.classes": "balanced"},
     "smallest for all, balanced": {"strategy": "fedavg-smallest", "scalefl.classes": "balanced"},

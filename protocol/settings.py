@@ -167,7 +167,7 @@ class ScaleflSettings(_Table):
     """How submodels learn and are merged (table ``scalefl``)."""
 
     loss: Literal["paper", "official", "mutual"] = Field(
-        "paper",
+        "mutual",
         description="what exits learn from: the last one as in the paper, the same as in the released code, "
         "or all others as in DepthFL",
     )
@@ -183,7 +183,8 @@ class ScaleflSettings(_Table):
     )
     exit_weights: Literal["linear", "equal", "full"] = Field(
         "full",
-        description="weights of l exits' losses: j/(l(l+1)) as in the paper, 1/(2l), or 1 each",
+        description="weights of l exits' losses with `scalefl.loss` `paper`: j/(l(l+1)) as there, 1/(2l), or "
+        "1 each",
     )
     weighting: Literal["clients", "examples"] = Field(
         "clients", description="what counts alike in the mean of submodels"

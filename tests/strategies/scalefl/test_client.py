@@ -165,7 +165,8 @@ def test_a_network_of_one_exit_has_nobody_to_learn_from(tmp_path):
 
 def test_every_setting_of_the_loss_learns_something_else(tmp_path):
     choices = [{"scalefl__loss": kind} for kind in ("official", "mutual")]
-    choices += [{"scalefl__exit_weights": kind} for kind in ("linear", "equal", "full")]
+    for kind in ("linear", "equal", "full"):
+        choices.append({"scalefl__loss": "paper", "scalefl__exit_weights": kind})
     plain = {"scalefl__classes": "plain", "scalefl__start": 0.0}
     learned = [trained(tmp_path, **plain, **choice) for choice in choices]
     assert all(differ(one, other) for one, other in combinations(learned, 2))
