@@ -59,9 +59,9 @@ class Budgets:
     def objection(self, need: Need) -> str:
         """Say which budget a level would break, or nothing."""
         if need.memory > self.memory:
-            return f"needs {need.memory / 1e6:.0f} MB of {self.memory / 1e6:.0f} MB"
+            return f"needs {need.memory / 1e6:.3g} MB of {self.memory / 1e6:.3g} MB"
         if need.seconds_per_round > self.seconds_per_round:
-            return f"needs {need.seconds_per_round:.1f} s a round of {self.seconds_per_round:g} s"
+            return f"needs {need.seconds_per_round:.2g} s a round of {self.seconds_per_round:g} s"
         return ""
 
 
@@ -95,7 +95,7 @@ def choose(needs: Sequence[Need], budgets: Budgets) -> Carried:
     for need in reversed(needs):
         before, objection = objection, budgets.objection(need)
         if not objection:
-            fits = f"fits: {need.memory / 1e6:.0f} MB, {need.seconds_per_round:.1f} s a round"
+            fits = f"fits: {need.memory / 1e6:.3g} MB, {need.seconds_per_round:.2g} s a round"
             return Carried(need.level, f"{fits}; level {need.level + 1} {before}" if before else fits)
     return Carried(needs[0].level, f"even the smallest level {objection}")
 

@@ -20,6 +20,8 @@ from protocol.device import choose_device
 from protocol.errors import MotleyError
 from protocol.settings import NodeSettings, RunSettings
 
+_WIDTH = 110
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure every level and print the table."""
@@ -31,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--node-config", default="partition-id=0 num-partitions=20", help="as SuperNodes take it"
     )
     options = parser.parse_args(arguments)
-    console = Console()
+    console = Console(width=_WIDTH)
     try:
         run = RunSettings.parse(flatten_dict(tomllib.loads(options.run_config.read_text())))
         node = NodeSettings.parse(parse_config_args([options.node_config]))

@@ -85,7 +85,7 @@ class Summary:
     def _client_rows(self) -> list[tuple[str, str]]:
         line: Line = self.lines[-1] if self.lines else {}
         if by_level := line.get("clients_by_level"):
-            return [("  by level, smallest first", _by_level(by_level, "accuracy"))]
+            return [("accuracy of the clients by level", _by_level(by_level, "accuracy"))]
         return []
 
     def _submodel_rows(self) -> list[tuple[str, str]]:
@@ -93,13 +93,15 @@ class Summary:
         line: Line = next((line for line in reversed(self.lines) if "levels" in line), {})
         rows = []
         if levels := line.get("levels"):
-            rows.append(("accuracy by level, smallest first", _by_level(levels, "accuracy")))
+            rows.append(("accuracy of the server by level", _by_level(levels, "accuracy")))
         if exits := line.get("exits"):
-            rows.append(("  by all exits of the level together", _by_level(line["levels"], "ensemble")))
-            rows.append(("accuracy by exit of the whole network", ", ".join(map(_percent, exits))))
-            rows.append(("accuracy of the exits together", _percent(line["ensemble"])))
+            rows.append(
+                ("accuracy of the server by level, exits together", _by_level(line["levels"], "ensemble"))
+            )
+            rows.append(("accuracy of the whole network by exit", ", ".join(map(_percent, exits))))
+            rows.append(("accuracy of the whole network, exits together", _percent(line["ensemble"])))
             for point in line["early_exit"][::3]:  # a few of the thresholds; rounds.jsonl has them all
-                rows.append((f"  with early exits from confidence {point['threshold']:g}", _early(point)))
+                rows.append((f"answering early, from confidence {point['threshold']:g}", _early(point)))
         return rows
 
     def _accuracy(self, side: str) -> str:

@@ -48,12 +48,12 @@ def test_the_largest_level_that_fits_both_budgets_is_carried(
 
 
 def test_a_reason_names_what_stands_in_the_next_levels_way() -> None:
-    assert chosen(memory=25e6).reason == "fits: 20 MB, 4.0 s a round; level 3 needs 30 MB of 25 MB"
-    assert chosen(seconds=5.0).reason == "fits: 20 MB, 4.0 s a round; level 3 needs 6.0 s a round of 5 s"
+    assert chosen(memory=25e6).reason == "fits: 20 MB, 4 s a round; level 3 needs 30 MB of 25 MB"
+    assert chosen(seconds=5.0).reason == "fits: 20 MB, 4 s a round; level 3 needs 6 s a round of 5 s"
 
 
 def test_the_largest_level_just_fits() -> None:
-    assert chosen().reason == "fits: 40 MB, 8.0 s a round"
+    assert chosen().reason == "fits: 40 MB, 8 s a round"
 
 
 def test_where_no_level_fits_the_smallest_is_carried_and_said_not_to_fit() -> None:

@@ -91,10 +91,10 @@ def test_the_rows_tell_levels_and_exits_of_the_last_evaluation() -> None:
     lines = [line(1, **levels(0.1, 0.2)), line(2, **levels(0.3, 0.4), **EXITS), line(3, accuracy=None)]
     rows = dict(summary(*lines, settings=SUBMODELS).rows())
     assert rows["accuracy of the server, mean over levels"] == "50.0 % (best 50.0 %)"
-    assert rows["accuracy by level, smallest first"] == "1: 30.0 %, 2: 40.0 %"
-    assert rows["  by all exits of the level together"] == "1: 40.0 %, 2: 50.0 %"
-    assert rows["accuracy by exit of the whole network"] == "25.0 %, 50.0 %"
-    assert rows["accuracy of the exits together"] == "62.5 %"
+    assert rows["accuracy of the server by level"] == "1: 30.0 %, 2: 40.0 %"
+    assert rows["accuracy of the server by level, exits together"] == "1: 40.0 %, 2: 50.0 %"
+    assert rows["accuracy of the whole network by exit"] == "25.0 %, 50.0 %"
+    assert rows["accuracy of the whole network, exits together"] == "62.5 %"
     early = [value for name, value in rows.items() if "from confidence" in name]
     assert early
     assert set(early) == {"50.0 % for 2.00 M multiply-adds an image"}
