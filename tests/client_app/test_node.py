@@ -116,7 +116,7 @@ def test_a_real_node_measures_itself_unless_told_its_level(measured: list[str], 
     for config in ({}, {"level": "auto"}):
         folder = str(tmp_path / str(len(config)))
         level, reason = level_of(node(ELASTIC, **REAL, state_dir=folder, **budget, **config))
-        assert (level, reason) == (2, "fits: 2 MB, 2 s a round; level 3 needs 3 MB of 2 MB")
+        assert (level, reason) == (2, "fits: 2 MB, 2 s a round; level 3 needs 3 MB of 2.5 MB")
     assert measured == ["elastic-cnn"] * 2
 
 
