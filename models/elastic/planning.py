@@ -2,7 +2,7 @@
 
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from models.elastic.network import ElasticDesign, Shape, nested
 
@@ -15,6 +15,7 @@ CostFunction = Callable[[float, int], float]
 WIDTH_STEP = 0.05
 FINE_WIDTH_STEP = 0.01
 TOLERANCE = 0.1
+_NEAR = 4
 
 
 def search(
@@ -85,17 +86,67 @@ def _widths(cut: Cut, least: float) -> list[float]:
 
 
 def _best(
-    cost: CostFunction, depth: int, exits: Sequence[int], widths: Sequence[float], budget: float, cut: Cut
+    cost: CostFunction,
+    depth: int,
+    exits: Sequence[int],
+    widths: Sequence[float],
+    budget: float,
+    cut: Cut,
 ) -> tuple[int, float]:
-    """Return the exit and width that fit a budget best; only widths near the budget are costed."""
-    found: list[tuple[tuple[bool, float, float], int, float]] = []
+    """Return the exit and width that fit a budget best."""
+    near = _near_balance(cost, depth, exits, widths, budget)
+    found = _ranked(cost, depth, near, widths, budget, cut)
+    if not found[0][0].balanced and len(near) < len(exits):
+        found = _ranked(cost, depth, exits, widths, budget, cut)
+    _, exit_, width = found[0]
+    return exit_, width
+
+
+class _Rank(NamedTuple):
+    """How well an exit and a width fit; the smaller the better."""
+
+    unbalanced: bool
+    first: float
+    second: float
+
+    @property
+    def balanced(self) -> bool:
+        return not self.unbalanced
+
+
+def _near_balance(
+    cost: CostFunction, depth: int, exits: Sequence[int], widths: Sequence[float], budget: float
+) -> Sequence[int]:
+    """Return the exits around the one whose share of the depth is the width that fits the budget there.
+
+    The deeper the exit, the narrower the network must be, so there is one such place, found by bisection:
+    a cost in multiply-adds takes a good part of a second.
+    """
+
+    def is_deep(exit_: int) -> bool:
+        fitting = bisect_left(widths, budget, key=lambda width: cost(width, exit_))
+        return exit_ / depth >= widths[min(fitting, len(widths) - 1)]
+
+    place = bisect_left(exits, True, key=is_deep)
+    return exits[max(0, place - _NEAR) : place + _NEAR]
+
+
+def _ranked(
+    cost: CostFunction,
+    depth: int,
+    exits: Sequence[int],
+    widths: Sequence[float],
+    budget: float,
+    cut: Cut,
+) -> list[tuple[_Rank, int, float]]:
+    """Return exits and widths near the budget, the best first."""
+    found = []
     for exit_ in exits:
         middle = bisect_left(widths, budget, key=lambda width: cost(width, exit_))
         for width in widths[max(0, middle - 2) : middle + 2]:
             error = abs(cost(width, exit_) / budget - 1)
             imbalance = abs(exit_ / depth - width)
-            balanced = cut == "both" and error <= TOLERANCE
-            rank = (False, imbalance, error) if balanced else (True, error, imbalance)
+            fits = cut == "both" and error <= TOLERANCE
+            rank = _Rank(False, imbalance, error) if fits else _Rank(True, error, imbalance)
             found.append((rank, exit_, width))
-    _, exit_, width = min(found)
-    return exit_, width
+    return sorted(found)
