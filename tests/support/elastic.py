@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from models.elastic.channels import Axes, Channels, axes_of
+from models.elastic.channels import Axes, axes_of
 from models.elastic.msdnet import build_msdnet
 from models.elastic.network import ElasticDesign, ElasticNetwork, Shape, nested
 from models.elastic.resnet import build_resnet
@@ -154,26 +154,6 @@ def assert_groups_nest(networks: list[ElasticNetwork]) -> None:
     for smaller, larger in pairwise([group_sizes(network) for network in networks]):
         assert smaller.keys() <= larger.keys()
         assert all(size <= larger[name] for name, size in smaller.items())
-
-
-def leading_slices(axes: Axes, shape: tuple[int, ...], kept: Axes) -> list[Ranges]:
-    """Return, of each dimension of a whole parameter, the leading channels kept of each group."""
-    return [
-        [[0, size]] if axis is None or local is None else _leading_ranges(axis, dict(local.groups))
-        for axis, size, local in zip(axes, shape, kept, strict=True)
-    ]
-
-
-def _leading_ranges(axis: Channels, kept: dict[str, int]) -> Ranges:
-    ranges: Ranges = []
-    offset = 0
-    for name, size in axis.groups:
-        if ranges and ranges[-1][1] == offset:
-            ranges[-1][1] += kept[name]
-        else:
-            ranges.append([offset, offset + kept[name]])
-        offset += size
-    return ranges
 
 
 def truncated_and_deep(

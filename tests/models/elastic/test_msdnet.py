@@ -3,17 +3,14 @@ import torch
 from torch import nn
 
 from models import count_parameters
-from models.elastic.channels import axes_of, scaled
+from models.elastic.channels import scaled
 from models.elastic.msdnet import EXIT_CHANNELS, MSDNET24
 from models.elastic.network import Shape
 from tests.support.elastic import (
     TINY_MSDNET,
-    assert_groups_nest,
-    leading_slices,
     levels,
     multiply_adds,
     outputs_of,
-    truncated_and_deep,
 )
 
 IMAGE = (3, 32, 32)
@@ -44,11 +41,6 @@ def test_levels_cost_what_was_recorded_from_the_official_code():
     assert costs == [15_844_444 - left_out, 32_778_056, 59_710_684, 102_011_792]
 
 
-@pytest.mark.parametrize("design", [MSDNET24, TINY])
-def test_channels_of_a_level_are_part_of_the_next_levels(design):
-    assert_groups_nest(levels(design, IMAGE, 10))
-
-
 @pytest.mark.parametrize("depth", range(1, 10))
 def test_every_parameter_serves_an_exit_at_any_depth(depth):
     network = TINY.build(IMAGE, 10, Shape(0.5, (depth,)))
@@ -56,46 +48,6 @@ def test_every_parameter_serves_an_exit_at_any_depth(depth):
     network(torch.randn(2, *IMAGE)).sum().backward()
 
     assert all(parameter.grad is not None for parameter in network.parameters())
-
-
-def test_every_recorded_parameter_is_ours_and_of_the_same_shape():
-    parameters = dict(TINY.on_meta(IMAGE, 10, TINY.preset[-1]).named_parameters())
-
-    shapes = {name: tuple(tensor["shape"]) for name, tensor in TINY_MSDNET.tensors.items()}
-
-    assert shapes == {name: tuple(parameter.shape) for name, parameter in parameters.items()}
-
-
-def test_levels_hold_the_parameters_that_the_official_code_trains_there():
-    held = [set(dict(network.named_parameters())) for network in levels(TINY, IMAGE, 10)]
-
-    for name, tensor in TINY_MSDNET.tensors.items():
-        assert [level for level in range(4) if name in held[level]] == tensor["trained_by_levels"]
-
-
-@pytest.mark.parametrize("level", range(4))
-def test_leading_channels_of_each_group_are_the_recorded_slices(level):
-    whole = TINY.on_meta(IMAGE, 10, TINY.preset[-1])
-    kept = TINY_MSDNET.axes(level)
-
-    for name, axes in axes_of(whole).items():
-        ours = leading_slices(axes, whole.get_parameter(name).shape, kept[name])
-        assert ours == TINY_MSDNET.slices(name, level), name
-
-
-@pytest.mark.parametrize("level", range(4))
-def test_truncated_network_answers_as_the_deep_one_does_at_that_exit(level):
-    truncated, deep = truncated_and_deep(TINY, IMAGE, 10, level)
-    images = torch.randn(2, *IMAGE)
-
-    assert torch.equal(truncated.exits(images)[-1], deep.exits(images)[level])
-
-
-def test_forward_answers_at_the_last_exit():
-    network = TINY.build(IMAGE, 10, TINY.preset[-1]).eval()
-    images = torch.randn(2, *IMAGE)
-
-    assert torch.equal(network(images), network.exits(images)[-1])
 
 
 def test_images_of_odd_sides_are_answered():
