@@ -5,15 +5,12 @@ whose keys are kebab-case, tables joined by dots: ``scarlet.cache-duration``. Th
 those under ``[tool.flwr.app.config]`` in ``pyproject.toml`` are the same; a test holds them so.
 """
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from pydantic_core import ErrorDetails
+from pydantic import Field, model_validator
 
-from protocol.errors import SettingsError
+from protocol.tables import Table
 from protocol.values import (
     MODEL_NAMES,
     SUBMODEL_STRATEGIES,
@@ -41,19 +38,7 @@ from protocol.values import (
 )
 
 
-def _kebab(name: str) -> str:
-    return name.replace("_", "-")
-
-
-class _Table(BaseModel):
-    """A table of settings: frozen, strict about types, refusing keys it does not know."""
-
-    model_config = ConfigDict(
-        alias_generator=_kebab, extra="forbid", frozen=True, populate_by_name=True, strict=True
-    )
-
-
-class DataSettings(_Table):
+class DataSettings(Table):
     """Where the samples come from and how they are split (table ``data``)."""
 
     source: DataSource = Field("digits", description="`digits`, or the path of a parquet file of images")
@@ -73,7 +58,7 @@ class DataSettings(_Table):
     )
 
 
-class PublicSettings(_Table):
+class PublicSettings(Table):
     """The public, unlabelled pool P (table ``public``)."""
 
     size: Count = Field(600, description="samples in the public pool P")
@@ -88,7 +73,7 @@ class PublicSettings(_Table):
         return self
 
 
-class TrainSettings(_Table):
+class TrainSettings(Table):
     """Local training on private data (table ``train``)."""
 
     epochs: Count = Field(5, description="local epochs a round")
@@ -105,7 +90,7 @@ class TrainSettings(_Table):
     )
 
 
-class DistillationSettings(_Table):
+class DistillationSettings(Table):
     """Learning from soft labels, and how these travel (table ``distillation``)."""
 
     epochs: Count = Field(5, description="epochs over the round's soft labels")
@@ -122,7 +107,7 @@ class DistillationSettings(_Table):
     )
 
 
-class ScarletSettings(_Table):
+class ScarletSettings(Table):
     """SCARLET's own parameters (table ``scarlet``)."""
 
     beta: Positive = Field(2.0, description="Enhanced ERA's exponent; above 1 sharpens")
@@ -132,13 +117,13 @@ class ScarletSettings(_Table):
     )
 
 
-class DsflSettings(_Table):
+class DsflSettings(Table):
     """DS-FL's own parameter (table ``dsfl``)."""
 
     temperature: Positive = Field(0.1, description="ERA's temperature T; below 1 sharpens")
 
 
-class LevelsSettings(_Table):
+class LevelsSettings(Table):
     """The submodels of an elastic network, and who gets which (table ``levels``)."""
 
     plan: Literal["preset", "parameters", "flops"] = Field(
@@ -163,7 +148,7 @@ class LevelsSettings(_Table):
         return self
 
 
-class ScaleflSettings(_Table):
+class ScaleflSettings(Table):
     """How submodels learn and are merged (table ``scalefl``)."""
 
     loss: Literal["paper", "official", "mutual"] = Field(
@@ -195,7 +180,7 @@ class ScaleflSettings(_Table):
     )
 
 
-class EarlyStoppingSettings(_Table):
+class EarlyStoppingSettings(Table):
     """When to stop before the last round (table ``early-stopping``)."""
 
     patience: CountOrZero = Field(0, description="rounds without improvement; 0 never stops early")
@@ -204,7 +189,7 @@ class EarlyStoppingSettings(_Table):
     )
 
 
-class RunSettings(_Table):
+class RunSettings(Table):
     """Everything that defines a run."""
 
     strategy: StrategyName = Field("scarlet", description="the method")
@@ -286,23 +271,8 @@ class RunSettings(_Table):
         """``output-dir`` with ``~`` expanded."""
         return Path(self.output_dir).expanduser()
 
-    @classmethod
-    def parse(cls, config: Mapping[str, Any]) -> Self:
-        """Read Flower's flat ``run_config``.
 
-        Raises
-        ------
-        SettingsError
-            Naming each wrong key, its value and what is allowed.
-        """
-        return _parse(cls, config)
-
-    def flat(self) -> dict[str, Any]:
-        """Return the settings as Flower writes them: kebab-case keys, tables joined by dots."""
-        return _flatten(self.model_dump(by_alias=True))
-
-
-class NodeSettings(_Table):
+class NodeSettings(Table):
     """What a node says of itself in its ``--node-config``."""
 
     client_name: ClientName = Field("", description="the node's lasting name; required on a real node")
@@ -344,76 +314,3 @@ class NodeSettings(_Table):
     def name(self) -> str:
         """The client's stable identity: its name, or its partition in a simulation."""
         return self.client_name or f"client-{self.partition_id:04d}"
-
-    @classmethod
-    def parse(cls, config: Mapping[str, Any]) -> Self:
-        """Read Flower's flat ``node_config``.
-
-        Raises
-        ------
-        SettingsError
-            Naming each wrong key, its value and what is allowed.
-        """
-        return _parse(cls, config)
-
-
-_T = TypeVar("_T", bound=_Table)
-
-
-def _parse(table: type[_T], config: Mapping[str, Any]) -> _T:
-    try:
-        return table.model_validate(_unflatten(config), by_alias=True, by_name=False)
-    except ValidationError as error:
-        raise _refusal(_explain(table, fault) for fault in error.errors()) from None
-
-
-def _refusal(lines: Iterable[str]) -> SettingsError:
-    return SettingsError("wrong settings\n" + "\n".join(f"  {line}" for line in lines))
-
-
-def _explain(table: type[_Table], fault: ErrorDetails) -> str:
-    """Say of a fault which key, which value and what is allowed."""
-    *tables, last = (str(part) for part in fault["loc"] or ("",))
-    message = fault["msg"].removeprefix("Value error, ")
-    if fault["type"] == "value_error" and isinstance(fault["input"], dict):
-        return message  # of a whole table: it names the keys itself
-    if fault["type"] == "extra_forbidden":
-        message = f"there is no such setting; there are {_known_keys(table, tables)}"
-    elif fault["type"] == "model_type":
-        message = f"this is a table, whose settings are {_known_keys(table, [*tables, last])}"
-    return f"{'.'.join([*tables, last])} = {_shown(fault['input'])}: {message}"
-
-
-def _known_keys(table: type[_Table], tables: Sequence[str]) -> str:
-    """List the keys of the table at a place in the tree, with that place."""
-    place: Any = table
-    for name in tables:
-        place = next(field.annotation for field in place.model_fields.values() if field.alias == name)
-    return ", ".join(".".join([*tables, field.alias]) for field in place.model_fields.values())
-
-
-def _shown(value: object) -> str:
-    return json.dumps(value, default=str, ensure_ascii=False)
-
-
-def _unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
-    tree: dict[str, Any] = {}
-    for key, value in flat.items():
-        *tables, last = key.split(".")
-        table = tree
-        for name in tables:
-            table = table.setdefault(name, {})
-            if not isinstance(table, dict):
-                raise _refusal([f"{key} = {_shown(value)}: {name} = {_shown(table)} is no table"])
-        table[last] = value
-    return tree
-
-
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            flat.update(_flatten(value, f"{prefix}{key}."))
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat

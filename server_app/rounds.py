@@ -13,7 +13,8 @@ from flwr.serverapp import Grid
 from protocol.errors import RunStoppedError
 from protocol.messages import Evaluation
 from strategies.clock import Clock
-from strategies.strategy import MethodStrategy, RoundReport
+from strategies.round_report import RoundReport
+from strategies.strategy import MethodStrategy
 
 log = logging.getLogger("flwr")
 

@@ -12,7 +12,7 @@ from protocol.settings import EarlyStoppingSettings
 from server_app.hooks import EarlyStoppingHook, EvaluationHook
 from server_app.rounds import RoundOutcome
 from strategies.method import Score
-from strategies.strategy import RoundReport
+from strategies.round_report import RoundReport
 
 
 def outcome(

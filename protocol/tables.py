@@ -1,0 +1,92 @@
+"""A table of settings, read from Flower's flat dictionaries with errors that name key, value and remedy."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
+
+from protocol.errors import SettingsError
+
+
+def _kebab(name: str) -> str:
+    return name.replace("_", "-")
+
+
+class Table(BaseModel):
+    """A table of settings: frozen, strict about types, refusing keys it does not know."""
+
+    model_config = ConfigDict(
+        alias_generator=_kebab, extra="forbid", frozen=True, populate_by_name=True, strict=True
+    )
+
+    @classmethod
+    def parse(cls, config: Mapping[str, Any]) -> Self:
+        """Read a flat dictionary of Flower's, as ``context.run_config``.
+
+        Raises
+        ------
+        SettingsError
+            Naming each wrong key, its value and what is allowed.
+        """
+        try:
+            return cls.model_validate(_unflatten(config), by_alias=True, by_name=False)
+        except ValidationError as error:
+            raise _refusal(_explain(cls, fault) for fault in error.errors()) from None
+
+    def flat(self) -> dict[str, Any]:
+        """Return the settings as Flower writes them: kebab-case keys, tables joined by dots."""
+        return _flatten(self.model_dump(by_alias=True))
+
+
+def _refusal(lines: Iterable[str]) -> SettingsError:
+    return SettingsError("wrong settings\n" + "\n".join(f"  {line}" for line in lines))
+
+
+def _explain(table: type[Table], fault: ErrorDetails) -> str:
+    """Say of a fault which key, which value and what is allowed."""
+    *tables, last = (str(part) for part in fault["loc"] or ("",))
+    message = fault["msg"].removeprefix("Value error, ")
+    if fault["type"] == "value_error" and isinstance(fault["input"], dict):
+        return message  # of a whole table: it names the keys itself
+    if fault["type"] == "extra_forbidden":
+        message = f"there is no such setting; there are {_known_keys(table, tables)}"
+    elif fault["type"] == "model_type":
+        message = f"this is a table, whose settings are {_known_keys(table, [*tables, last])}"
+    return f"{'.'.join([*tables, last])} = {_shown(fault['input'])}: {message}"
+
+
+def _known_keys(table: type[Table], tables: Sequence[str]) -> str:
+    """List the keys of the table at a place in the tree, with that place."""
+    place: Any = table
+    for name in tables:
+        place = next(field.annotation for field in place.model_fields.values() if field.alias == name)
+    return ", ".join(".".join([*tables, field.alias]) for field in place.model_fields.values())
+
+
+def _shown(value: object) -> str:
+    return json.dumps(value, default=str, ensure_ascii=False)
+
+
+def _unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for key, value in flat.items():
+        *tables, last = key.split(".")
+        table = tree
+        for name in tables:
+            table = table.setdefault(name, {})
+            if not isinstance(table, dict):
+                raise _refusal([f"{key} = {_shown(value)}: {name} = {_shown(table)} is no table"])
+        table[last] = value
+    return tree
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat.update(_flatten(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
