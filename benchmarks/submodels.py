@@ -53,6 +53,7 @@ CAUSES: Mapping[str, Mapping[str, Any]] = {
     "both, exits learn from the classes alone": {"strategy": "scalefl", "scalefl.start": 1.0},
     "both, exits learn from each other": {"strategy": "scalefl", "scalefl.distillation": 0.1},
     "the same, β = 0.3": {"strategy": "scalefl", "scalefl.distillation": 0.3},
+    "plain classes, exits learn from each other": {"strategy": "scalefl", "scalefl.classes": "plain"},
     "HeteroFL, balanced": {"strategy": "heterofl", "scalefl.classes": "balanced"},
     "DepthFL, balanced": {"strategy": "depthfl", "scalefl.classes": "balanced"},
     "smallest for all, balanced": {"strategy": "fedavg-smallest", "scalefl.classes": "balanced"},
