@@ -156,7 +156,9 @@ class ScaleflSettings(Table):
         description="what exits learn from: the last one as in the paper, the same as in the released code, "
         "or all others as in DepthFL",
     )
-    distillation: NonNegative = Field(0.1, description="weight β of what exits learn from the last one")
+    distillation: NonNegative = Field(
+        0.1, description="weight β of what exits learn from each other, beside the classes"
+    )
     temperature: Positive = Field(3.0, description="temperature τ at which exits are compared")
     start: Annotated[float, Field(ge=0, le=1)] = Field(
         0.25, description="share of the rounds before exits learn from each other"

@@ -5,14 +5,14 @@ is not needed.
 """
 
 from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.elastic.channels import Channels, scaled
-from models.elastic.layers import ElasticBatchNorm2d, ElasticConv2d, ElasticLinear, convolution
+from models.elastic.heads import ExitHead
+from models.elastic.layers import ElasticBatchNorm2d, ElasticConv2d, ElasticLinear
 from models.elastic.network import (
     ElasticDesign,
     ElasticNetwork,
@@ -21,7 +21,6 @@ from models.elastic.network import (
     image_channels,
     nested,
 )
-from models.elastic.resnet import LinearHead
 
 
 @dataclass(frozen=True)
@@ -150,25 +149,6 @@ class MobileBlock(nn.Module):
         return features + self.stochastic_depth(result) if self.residual else result
 
 
-class ExitHead(nn.Module):
-    """An early exit: three 3x3 convolutions, the first to a sixth of the channels, then a linear head."""
-
-    def __init__(self, inputs: Channels, num_classes: int, name: str, width: float) -> None:
-        super().__init__()
-        size = max(1, len(inputs) // _EXIT_NARROWING)
-        channels = [inputs]
-        channels += [Channels.of(f"{name}.{number}", size) for number in range(_EXIT_CONVOLUTIONS)]
-        self.convolutions = nn.Sequential(
-            *(convolution(before, after, width=width) for before, after in pairwise(channels))
-        )
-        self.head = LinearHead(channels[-1], num_classes)
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Map ``(batch, inputs, height, width)`` to logits ``(batch, classes)``."""
-        logits: Tensor = self.head(self.convolutions(features))
-        return logits
-
-
 class LastHead(nn.Module):
     """B4's own end: a 1x1 convolution, the mean over positions, dropout and a fully connected layer."""
 
@@ -212,7 +192,8 @@ def build_efficientnet_b4(
         if number == len(STAGES):
             heads[number] = LastHead(outputs, num_classes, width)
         elif number in shape.exits:
-            heads[number] = ExitHead(outputs, num_classes, f"exit{number}", width)
+            sizes = [max(1, len(outputs) // _EXIT_NARROWING)] * _EXIT_CONVOLUTIONS
+            heads[number] = ExitHead(outputs, sizes, num_classes, f"exit{number}", width=width)
         inputs = outputs
     first = _convolution(image_channels(image_shape), stem, 3, 2, width=width)
     return ElasticNetwork(first, stages, heads)

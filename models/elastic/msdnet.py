@@ -13,15 +13,16 @@ import torch
 from torch import Tensor, nn
 
 from models.elastic.channels import Channels, scaled
+from models.elastic.heads import ExitHead
 from models.elastic.layers import convolution
 from models.elastic.network import ElasticDesign, ElasticNetwork, Shape, image_channels, nested
-from models.elastic.resnet import LinearHead
 
 BASE = 16
 GROWTH = 6
 SCALE_FACTORS = (1, 2, 4)
 """Times the numbers above, at each scale from the finest; and times its outputs, a bottleneck's width."""
 EXIT_CHANNELS = 128
+_EXIT_CONVOLUTIONS = 2
 _COARSEST = len(SCALE_FACTORS) - 1
 
 
@@ -136,22 +137,12 @@ class DenseLayer(nn.Module):
         }
 
 
-class ExitHead(nn.Module):
+class CoarsestExit(ExitHead):
     """An exit: two 3x3 convolutions of stride 2 on the coarsest features, then a linear head."""
 
-    def __init__(self, inputs: Channels, num_classes: int, name: str, width: float) -> None:
-        super().__init__()
-        size = scaled(EXIT_CHANNELS, width)
-        channels = [inputs, Channels.of(f"{name}.0", size), Channels.of(f"{name}.1", size)]
-        self.convolutions = nn.Sequential(
-            *(convolution(before, after, stride=2, width=width) for before, after in pairwise(channels))
-        )
-        self.head = LinearHead(channels[-1], num_classes)
-
-    def forward(self, features: Mapping[int, Tensor]) -> Tensor:
+    def forward(self, features: Mapping[int, Tensor]) -> Tensor:  # type: ignore[override]
         """Map the features at each scale to logits ``(batch, classes)``."""
-        logits: Tensor = self.head(self.convolutions(features[_COARSEST]))
-        return logits
+        return super().forward(features[_COARSEST])
 
 
 def build_msdnet(
@@ -189,7 +180,10 @@ def build_msdnet(
         blocks.append(layer)
         channels = layer.outputs
         if number in shape.exits:
-            heads[number] = ExitHead(channels[_COARSEST], num_classes, f"exit{number}", width)
+            sizes = [scaled(EXIT_CHANNELS, width)] * _EXIT_CONVOLUTIONS
+            heads[number] = CoarsestExit(
+                channels[_COARSEST], sizes, num_classes, f"exit{number}", width=width, stride=2
+            )
     return ElasticNetwork(stem, blocks, heads)
 
 

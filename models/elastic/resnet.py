@@ -1,18 +1,17 @@
 """CIFAR's residual networks (He et al. 2016, section 4.2) with exits, as ScaleFL trains them."""
 
 from functools import partial
-from itertools import pairwise
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.elastic.channels import Channels, scaled
-from models.elastic.layers import ElasticBatchNorm2d, ElasticConv2d, ElasticLinear, convolution
+from models.elastic.heads import ExitHead, LinearHead
+from models.elastic.layers import ElasticBatchNorm2d, ElasticConv2d, convolution
 from models.elastic.network import (
     ElasticDesign,
     ElasticNetwork,
     Shape,
-    class_outputs,
     image_channels,
     nested,
 )
@@ -44,40 +43,6 @@ class ResidualBlock(nn.Module):
         return F.relu(residual + self.shortcut(features))
 
 
-class LinearHead(nn.Module):
-    """The mean over positions, then a fully connected layer: a residual network's usual end."""
-
-    def __init__(self, inputs: Channels, num_classes: int) -> None:
-        super().__init__()
-        self.linear = ElasticLinear(inputs, class_outputs(num_classes))
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Map ``(batch, inputs, height, width)`` to logits ``(batch, classes)``."""
-        logits: Tensor = self.linear(features.mean(dim=(2, 3)))
-        return logits
-
-
-class ExitHead(nn.Module):
-    """An early exit: three 3x3 convolutions that keep the channels, then a linear head.
-
-    Early features are too local for a linear classifier; the convolutions give the exit a wider view.
-    """
-
-    def __init__(self, inputs: Channels, num_classes: int, name: str, width: float) -> None:
-        super().__init__()
-        channels = [inputs]
-        channels += [Channels.of(f"{name}.{number}", len(inputs)) for number in range(_EXIT_CONVOLUTIONS)]
-        self.convolutions = nn.Sequential(
-            *(convolution(before, after, width=width) for before, after in pairwise(channels))
-        )
-        self.head = LinearHead(channels[-1], num_classes)
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Map ``(batch, inputs, height, width)`` to logits ``(batch, classes)``."""
-        logits: Tensor = self.head(self.convolutions(features))
-        return logits
-
-
 def build_resnet(
     blocks_a_stage: tuple[int, int, int], image_shape: tuple[int, int, int], num_classes: int, shape: Shape
 ) -> ElasticNetwork:
@@ -107,7 +72,8 @@ def build_resnet(
         if number == len(outputs):
             heads[number] = LinearHead(after, num_classes)
         elif number in shape.exits:
-            heads[number] = ExitHead(after, num_classes, f"exit{number}", shape.width)
+            sizes = [len(after)] * _EXIT_CONVOLUTIONS
+            heads[number] = ExitHead(after, sizes, num_classes, f"exit{number}", width=shape.width)
     stem = convolution(image_channels(image_shape), stages[0], width=shape.width)
     return ElasticNetwork(stem, blocks, heads)
 
