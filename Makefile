@@ -12,7 +12,7 @@ FLWR = mkdir -p $(CURDIR)/$(VENV)/empty && cd $(CURDIR)/$(VENV)/empty && PATH="$
 NODES ?= 2
 SIMULATED = --federation-config "num-supernodes=$(NODES) client-resources-num-cpus=1"
 
-.PHONY: setup run smoke scalefl probe export test lint docs lock stop clean
+.PHONY: setup run smoke scalefl probe export split-report test lint docs lock stop clean
 
 setup: $(STAMP)
 
@@ -41,6 +41,11 @@ probe: $(STAMP)  ## which level this machine would carry, and why: `make probe N
 FORMAT ?= safetensors
 export: $(STAMP)  ## a level's submodel as a file: `make export RUN=~/motley/runs/… LEVEL=1 OUTPUT=level1.safetensors`
 	$(BIN)/python -m server_app.export $(RUN) --level $(LEVEL) --output $(OUTPUT) --format $(FORMAT)
+
+CLIENTS ?= 10
+PICTURE ?= split.png
+split-report: $(STAMP)  ## who gets what: `make split-report RECIPE=… CLIENTS=10 PICTURE=split.png`
+	$(BIN)/python -m data.split_report $(RECIPE) --clients $(CLIENTS) --picture $(PICTURE)
 
 test: $(STAMP)
 	PATH="$(BIN):$$PATH" OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile

@@ -17,7 +17,8 @@ from unittest import mock
 import torch
 
 import strategies.scarlet.server as scarlet
-from data import PublicPool, Samples
+from data import PublicPool
+from data.inputs import TensorInputs
 from protocol.encodings import encode_indices, encode_labels
 from protocol.messages import SoftLabelReply, SoftLabelRequest
 from protocol.settings import RunSettings
@@ -43,8 +44,8 @@ def build(method: str, classes: int) -> SoftLabelServer:
     """Build a server half over random public images."""
     settings = RunSettings.parse({**SETTINGS, **METHODS[method]})
     inputs = torch.rand(POOL, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-    test = Samples(inputs[:1], torch.zeros(1, dtype=torch.int64))
-    side = ServerSide(settings, PublicPool.of(inputs), test, classes, torch.device("cpu"))
+    pool = PublicPool(TensorInputs(inputs), "of random images")
+    side = ServerSide(settings, pool, pool.inputs.shape, classes, torch.device("cpu"))
     server = server_method(side, "benchmark")
     assert isinstance(server, SoftLabelServer)
     return server

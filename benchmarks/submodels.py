@@ -78,6 +78,7 @@ DIGITS: Mapping[str, Any] = {
 }
 IMAGES: Mapping[str, Any] = {
     "data.max-samples": 7500,
+    "data.normalisation": "none",
     "data.server-test-size": 2000,
     "train.batch-size": 25,
     "public.size": 500,

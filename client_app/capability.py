@@ -14,11 +14,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data import ClientData
-from models import build_elastic, elastic_design
+from models import as_image_shape, build_elastic, elastic_design
 from models.elastic import Shape
 from protocol.files import write_atomically
 from protocol.settings import NodeSettings, RunSettings
 from strategies.levels import plan_levels
+from strategies.precision import Arithmetic
 from strategies.training import mean_over_exits
 
 _COPIES = 3
@@ -75,14 +76,16 @@ class Carried:
 
 def measure(run: RunSettings, model: str, data: ClientData, device: torch.device) -> list[Need]:
     """Measure what a training step takes at each level of an elastic network, the smallest first."""
-    image_shape, classes = data.train.image_shape, data.num_classes
+    image_shape, classes = as_image_shape(data.train.input_shape, model), data.num_classes
     levels = plan_levels(run.levels, model, image_shape, classes)
-    batch = data.train.take(torch.arange(min(run.train.batch_size, len(data.train)))).to(device)
+    batch = torch.arange(min(run.train.batch_size, len(data.train)))
+    inputs, targets = data.train.inputs[batch].to(device), data.train.targets[batch].to(device)
+    arithmetic = Arithmetic(run.precision, device)
     steps = run.train.epochs * math.ceil(len(data.train) / run.train.batch_size)
     needs = []
     for level, shape in enumerate(levels, start=1):
         network = build_elastic(elastic_design(model), image_shape, classes, run.seed, shape).to(device)
-        activations, seconds = _measure_step(network, batch.inputs, batch.targets)
+        activations, seconds = _measure_step(network, inputs, targets, arithmetic)
         parameters = sum(parameter.numel() for parameter in network.parameters())
         memory = _COPIES * _BYTES * parameters + activations
         needs.append(Need(level, shape, parameters, memory, seconds, steps * seconds))
@@ -145,7 +148,9 @@ def _container_memory() -> int:
     return sys.maxsize if limit == "max" else int(limit) - used + cached
 
 
-def _measure_step(network: nn.Module, inputs: Tensor, targets: Tensor) -> tuple[int, float]:
+def _measure_step(
+    network: nn.Module, inputs: Tensor, targets: Tensor, arithmetic: Arithmetic
+) -> tuple[int, float]:
     """Return the bytes that a step keeps for its backward pass, and its seconds after a first step."""
     kept: dict[int, int] = {}
 
@@ -155,15 +160,16 @@ def _measure_step(network: nn.Module, inputs: Tensor, targets: Tensor) -> tuple[
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        _step(network, inputs, targets)
+        _step(network, inputs, targets, arithmetic)
     started = time.perf_counter()
     for _ in range(_TIMED_STEPS):
-        _step(network, inputs, targets)
+        _step(network, inputs, targets, arithmetic)
     return sum(kept.values()), (time.perf_counter() - started) / _TIMED_STEPS
 
 
-def _step(network: nn.Module, inputs: Tensor, targets: Tensor) -> None:
-    loss = mean_over_exits(network, inputs, lambda logits: F.cross_entropy(logits, targets))
+def _step(network: nn.Module, inputs: Tensor, targets: Tensor, arithmetic: Arithmetic) -> None:
+    with arithmetic.autocast():
+        loss = mean_over_exits(network, inputs, lambda logits: F.cross_entropy(logits, targets))
     torch.autograd.grad(loss, list(network.parameters()))
     if inputs.is_cuda:
         torch.cuda.synchronize()

@@ -7,7 +7,7 @@ import torch
 from flwr.app import Context, RecordDict
 
 from client_app.capability import Budgets, Carried, choose, measure, pinned
-from data import ClientData, PublicPool, load_client_data, load_public_pool
+from data import ClientData, PublicPool, load_client_data, load_own_data, load_shared
 from protocol.device import choose_device
 from protocol.digests import code_digest
 from protocol.errors import SettingsError
@@ -41,7 +41,7 @@ class Node:
             self.settings.name,
             self.settings.simulated,
             self.model_name,
-            _pool(self.run).digest,
+            self._pool().digest,
             code_digest(),
             b"".join(digests),
             carried.level if carried else None,
@@ -57,7 +57,7 @@ class Node:
             self.settings.name,
             self.model_name,
             self._data(),
-            _pool(self.run).to(self.device),
+            self._pool().to(self.device),
             StateStore(self._state_folder(experiment)),
             self.device,
             carried.level if carried else None,
@@ -94,13 +94,14 @@ class Node:
                 raise SettingsError(f"level = {node.level} (node-config): there are levels 1 to {levels}")
             return Carried(node.level, "as its node-config says")
         if node.level is None and node.simulated:
-            part, parts = self._partition()
+            part, parts = partition_of(run, node)
             level = deal_levels(numbers(run.levels.shares), parts, run.seed)[part]
             return Carried(level, f'dealt out by levels.shares = "{run.levels.shares}"')
         question = {
             "model": self.model_name,
             "levels": run.levels.model_dump(),
             "train": run.train.model_dump(),
+            "precision": run.precision,
             "budgets": [node.memory_budget, node.seconds_per_round_budget],
             "device": str(self.device),
         }
@@ -110,17 +111,11 @@ class Node:
         needs = measure(self.run, self.model_name, self._data(), self.device)
         return choose(needs, Budgets.of(self.settings, self.device))
 
-    def _data(self) -> ClientData:
-        return _data(self.run, *self._partition()).to(self.device)
+    def _pool(self) -> PublicPool:
+        return load_shared(self.run, self.settings.public_path).pool
 
-    def _partition(self) -> tuple[int, int]:
-        node = self.settings
-        if node.partition_id is None or node.num_partitions is None:
-            raise SettingsError(
-                f"partition-id (node-config) is missing: {self.run.data.source} is one source that is split "
-                "over clients, so each node must say which part is its own, and of how many (num-partitions)"
-            )
-        return node.partition_id, node.num_partitions
+    def _data(self) -> ClientData:
+        return data_of(self.run, self.settings).to(self.device)
 
     def _state_folder(self, experiment: str) -> Path:
         node = self.settings
@@ -135,11 +130,34 @@ class Node:
         return self.run.output_path if resume in ("", "auto") else Path(resume).expanduser().parent
 
 
-@lru_cache(maxsize=4)
-def _pool(settings: RunSettings) -> PublicPool:
-    return load_public_pool(settings)
-
-
 @lru_cache(maxsize=256)
-def _data(settings: RunSettings, partition_id: int, num_partitions: int) -> ClientData:
-    return load_client_data(settings, partition_id, num_partitions)
+def data_of(run: RunSettings, node: NodeSettings) -> ClientData:
+    """Load a node's data: its own, or its part of what the run splits.
+
+    Raises
+    ------
+    SettingsError
+        If the node does not say which part.
+    DataError
+        If the data cannot be used.
+    """
+    if node.data_path:
+        return load_own_data(run, node.data_path, node.public_path, node.name)
+    return load_client_data(run, *partition_of(run, node))
+
+
+def partition_of(run: RunSettings, node: NodeSettings) -> tuple[int, int]:
+    """Return which part of the run's data is a node's, and of how many.
+
+    Raises
+    ------
+    SettingsError
+        If the node does not say.
+    """
+    if node.partition_id is None or node.num_partitions is None:
+        raise SettingsError(
+            f'partition-id (node-config) is missing: data.source = "{run.data.source}" is split over '
+            "clients, so each node must say which part is its own, and of how many (num-partitions); where "
+            'each holds its own data, the run says data.source = "nodes" and the node its data-path'
+        )
+    return node.partition_id, node.num_partitions

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from client_app.capability import Budgets, Carried, Need, choose, measure
-from data import load_client_data
+from client_app.node import data_of
 from protocol.device import choose_device
 from protocol.errors import MotleyError
 from protocol.settings import NodeSettings, RunSettings
@@ -38,8 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         run = RunSettings.parse(flatten_dict(tomllib.loads(options.run_config.read_text())))
         node = NodeSettings.parse(parse_config_args([options.node_config]))
         device = choose_device(node.device or run.device)
-        data = load_client_data(run, node.partition_id or 0, node.num_partitions or 1)
-        needs = measure(run, node.model or run.model, data.to(device), device)
+        needs = measure(run, node.model or run.model, data_of(run, node).to(device), device)
     except (MotleyError, OSError, ValueError, ClickException) as error:
         Console(stderr=True).print(f"error: {error}", highlight=False)
         return 1

@@ -4,12 +4,16 @@ from data.augmentation import augment
 from data.federation import (
     ClientData,
     Parts,
+    Shared,
     load_client_data,
+    load_own_data,
     load_public_pool,
     load_server_test,
+    load_shared,
     load_withheld,
     split_parts,
 )
+from data.inputs import Inputs, in_batches
 from data.partition import partition
 from data.pool import PublicPool
 from data.samples import Samples, batches
@@ -17,15 +21,20 @@ from data.sources import Source, load_source
 
 __all__ = [
     "ClientData",
+    "Inputs",
     "Parts",
     "PublicPool",
     "Samples",
+    "Shared",
     "Source",
     "augment",
     "batches",
+    "in_batches",
     "load_client_data",
+    "load_own_data",
     "load_public_pool",
     "load_server_test",
+    "load_shared",
     "load_source",
     "load_withheld",
     "partition",

@@ -1,6 +1,10 @@
-"""How private samples are split over clients, by Flower Datasets' partitioners."""
+"""How private samples are split over clients, most often by Flower Datasets' partitioners."""
 
+import heapq
+import math
+import re
 import warnings
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,10 +18,23 @@ if TYPE_CHECKING:
     from flwr_datasets.partitioner import Partitioner
 
 MINIMUM_CLIENT_SAMPLES = 4  # a train and a test part, of which batch norm needs two to train on
+_MOST_NAMES = 10  # in a message
 
 
-def partition(targets: Tensor, settings: DataSettings, clients: int, seed: int) -> list[Tensor]:
+def partition(
+    targets: Tensor,
+    settings: DataSettings,
+    clients: int,
+    seed: int,
+    *,
+    keys: Tensor | None = None,
+    names: Sequence[str] = (),
+    weights: Tensor | None = None,
+) -> list[Tensor]:
     """Split samples over clients, each sample to exactly one.
+
+    What is split may be groups of samples, as all of one patient; each then counts as one sample
+    does, except in ``natural``.
 
     Parameters
     ----------
@@ -26,11 +43,16 @@ def partition(targets: Tensor, settings: DataSettings, clients: int, seed: int) 
     settings
         Says which split: ``iid``; ``dirichlet``, equal sizes (within one) with each client's
         class shares drawn from Dir(alpha); ``dirichlet-unequal``, each class's shares over the
-        clients drawn from Dir(alpha); ``pathological``, ``classes-per-client`` classes each.
+        clients drawn from Dir(alpha); ``pathological``, ``classes-per-client`` classes each;
+        ``shards``, equal sizes (within one) in ``shards-per-client`` runs each of the samples
+        sorted by class; ``linear`` and ``exponential``, at random with client i's size in
+        proportion to i + 1 or e^i; ``natural``, whole sites (see :func:`natural`).
     clients
         Number of parts.
     seed
-        All that the split depends on besides the above.
+        All that the split depends on besides the other arguments.
+    keys, names, weights
+        Of ``natural``, see there. ``weights`` besides make messages of other splits speak of groups.
 
     Returns
     -------
@@ -42,26 +64,126 @@ def partition(targets: Tensor, settings: DataSettings, clients: int, seed: int) 
     DataError
         If the split is impossible, or leaves a client fewer than ``MINIMUM_CLIENT_SAMPLES``.
     """
+    if settings.split == "natural":
+        if keys is None:
+            raise DataError('data.split = "natural": needs data.site or data.group, the column to split by')
+        return natural(keys, names, settings, clients, seed, weights)
+    unit = "samples" if weights is None or bool((weights == 1).all()) else "groups"
     # Partitioners hand out a class in the order of the data set, and sources are rarely in random order.
     order = torch.randperm(len(targets), generator=torch_generator(seed, "partition-order"))
     # InnerDirichletPartitioner takes classes to be 0, 1, 2, ... without gaps.
     classes, labels = torch.unique(targets[order], return_inverse=True)
-    _require_possible(len(targets), len(classes), settings, clients)
-    partitioner = _partitioner(settings, len(targets), len(classes), clients, derive_seed(seed, "partition"))
+    _require_possible(len(targets), len(classes), settings, clients, unit)
+    own_seed = derive_seed(seed, "partition")
+    if settings.split == "shards":
+        return _shards(order, labels, settings.shards_per_client, clients, own_seed)
+    partitioner = _partitioner(settings, len(targets), len(classes), clients, own_seed)
     try:
         parts = _divide(partitioner, order, labels)
     except ValueError as error:
-        raise _failure(settings, clients) from error
+        raise _failure(settings, clients, unit) from error
     if min(map(len, parts)) < MINIMUM_CLIENT_SAMPLES:
-        raise _failure(settings, clients)
+        raise _failure(settings, clients, unit)
     return parts
 
 
-def _require_possible(samples: int, classes: int, settings: DataSettings, clients: int) -> None:
-    if not 1 <= clients <= samples // MINIMUM_CLIENT_SAMPLES:
+def natural(
+    keys: Tensor,
+    names: Sequence[str],
+    settings: DataSettings,
+    clients: int,
+    seed: int,
+    weights: Tensor | None = None,
+) -> list[Tensor]:
+    """Split samples, or groups of them, over clients by whole sites.
+
+    Sites are dealt from the largest to the smallest, each to the client that holds the fewest
+    samples by then; of equals, the site of the first name and the first client. Clients are in the
+    order of the first name that they hold: with as many clients as sites, client i has the i-th.
+    Who gets which sites does not depend on the seed.
+
+    Parameters
+    ----------
+    keys
+        Int64 tensor of shape (N,): the position in ``names`` of each sample's site.
+    names
+        Of the sites, in any order; those without a sample do not count. Sites are taken in the
+        order of their names, in which 2 comes before 10.
+    settings
+        Name the column in messages.
+    clients
+        Number of parts, at most the number of sites.
+    seed
+        What the order of each client's samples follows from.
+    weights
+        Int64 tensor of shape (N,), above 0: how many samples each group holds; ``None`` if samples
+        are split.
+
+    Returns
+    -------
+    list[Tensor]
+        For each client the int64 indices in ``keys`` that are its own, in random order.
+
+    Raises
+    ------
+    DataError
+        If there are more clients than sites, or sites so small that a client has fewer than
+        ``MINIMUM_CLIENT_SAMPLES``.
+    """
+    weights = torch.ones_like(keys) if weights is None else weights
+    sites: list[int] = sorted(torch.unique(keys).tolist(), key=lambda site: _name_order(names[site]))
+    if not 1 <= clients <= len(sites):
+        column = f'data.site = "{settings.site}"' if settings.site else f'data.group = "{settings.group}"'
         raise DataError(
-            f"num-partitions = {clients}: must be 1 to {samples // MINIMUM_CLIENT_SAMPLES}, for there are "
-            f"{samples} private samples and a client needs {MINIMUM_CLIENT_SAMPLES}"
+            f'num-partitions = {clients}: must be at most {len(sites)} with data.split = "natural", for '
+            f"{column} has {len(sites)} values: {_listed([names[site] for site in sites])}"
+        )
+    sizes: list[int] = torch.zeros(len(names), dtype=torch.int64).index_add(0, keys, weights).tolist()
+    client_of_site = torch.empty(len(names), dtype=torch.int64)
+    for client, hand in enumerate(_deal(sites, sizes, clients)):
+        client_of_site[hand] = client
+        held = sum(sizes[site] for site in hand)
+        if held < MINIMUM_CLIENT_SAMPLES:
+            raise DataError(
+                f'num-partitions = {clients}: with data.split = "natural" a client would hold the {held} '
+                f"samples of {_listed([names[site] for site in hand])}, and it needs "
+                f"{MINIMUM_CLIENT_SAMPLES}; choose fewer clients or another split"
+            )
+    order = torch.randperm(len(keys), generator=torch_generator(seed, "partition-order"))
+    owners = client_of_site[keys[order]]
+    return list(torch.split(order[owners.argsort(stable=True)], owners.bincount(minlength=clients).tolist()))
+
+
+def _deal(sites: Sequence[int], sizes: Sequence[int], clients: int) -> list[list[int]]:
+    """Deal sites to clients so that sums of ``sizes[site]`` are nearly equal; order as in ``sites``."""
+    hands: list[list[int]] = [[] for _ in range(clients)]
+    held = [(0, client) for client in range(clients)]
+    for site in sorted(sites, key=lambda site: -sizes[site]):
+        least, client = held[0]
+        heapq.heapreplace(held, (least + sizes[site], client))
+        hands[client].append(site)
+    place = {site: place for place, site in enumerate(sites)}
+    return sorted((sorted(hand, key=place.__getitem__) for hand in hands), key=lambda hand: place[hand[0]])
+
+
+def _name_order(name: str) -> tuple[list[str | int], str]:
+    """Return a sort key in which "site 2" comes before "site 10"."""
+    pieces = re.split(r"(\d+)", name)  # text and digits in turn, so that like is compared with like
+    return [int(piece) if place % 2 else piece for place, piece in enumerate(pieces)], name
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join([*names[:_MOST_NAMES], "..."] if len(names) > _MOST_NAMES else names)
+
+
+def _require_possible(samples: int, classes: int, settings: DataSettings, clients: int, unit: str) -> None:
+    uneven = settings.split in ("linear", "exponential")
+    most = _most_clients(settings, samples) if uneven else samples // MINIMUM_CLIENT_SAMPLES
+    if not 1 <= clients <= most:
+        split, which = (f' with data.split = "{settings.split}"', "the smallest") if uneven else ("", "a")
+        raise DataError(
+            f"num-partitions = {clients}: must be 1 to {most}{split}, for there are {samples} private {unit} "
+            f"and {which} client needs {MINIMUM_CLIENT_SAMPLES}"
         )
     if settings.split == "pathological":
         fewest = max(1, classes - clients + 1)
@@ -70,6 +192,44 @@ def _require_possible(samples: int, classes: int, settings: DataSettings, client
                 f"data.classes-per-client = {settings.classes_per_client}: must be {fewest} to {classes} "
                 f"with {clients} clients, for there are {classes} classes and each needs one that holds it"
             )
+    if settings.split == "shards" and settings.shards_per_client > samples // clients:
+        raise DataError(
+            f"data.shards-per-client = {settings.shards_per_client}: must be 1 to {samples // clients} with "
+            f"{clients} clients, for there are {samples} private {unit} and none may be left without one"
+        )
+
+
+def _most_clients(settings: DataSettings, samples: int) -> int:
+    """Return how many clients ``linear`` or ``exponential`` can serve, of which the first gets least."""
+
+    def least(clients: int) -> int:
+        if settings.split == "linear":
+            share = 1 / (clients * (clients + 1) // 2)
+        else:
+            share = math.expm1(1) / math.expm1(clients)  # e / (e + e^2 + ... + e^clients)
+        return int(share * samples)  # as the partitioners round, which give the rest to the last client
+
+    most = 0
+    while least(most + 1) >= MINIMUM_CLIENT_SAMPLES:
+        most += 1
+    return most
+
+
+def _shards(order: Tensor, labels: Tensor, shards: int, clients: int, seed: int) -> list[Tensor]:
+    """Sort by class, cut into shards and deal ``shards`` to each client (McMahan et al. 2017, section 3).
+
+    Flower's ShardPartitioner does so too, but leaves out what does not fill shards of one size.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    # Sizes come from the clients', not from the whole, so that those with larger shards have no more of them.
+    wholes = torch.arange(len(order)).tensor_split(clients)
+    sizes = torch.tensor([len(shard) for whole in wholes for shard in whole.tensor_split(shards)])
+    # The shard at each place in the order of classes; client 0 has the first shards, client 1 the next.
+    dealt = torch.randperm(len(sizes), generator=generator)
+    cut = torch.split(order[labels.argsort(stable=True)], sizes[dealt].tolist())
+    hands = dealt.argsort().view(clients, shards).tolist()
+    parts = [torch.cat([cut[place] for place in hand]) for hand in hands]
+    return [part[torch.randperm(len(part), generator=generator)] for part in parts]
 
 
 def _partitioner(
@@ -78,8 +238,10 @@ def _partitioner(
     # This import takes seconds, because Flower Datasets brings its plotting libraries along.
     from flwr_datasets.partitioner import (
         DirichletPartitioner,
+        ExponentialPartitioner,
         IidPartitioner,
         InnerDirichletPartitioner,
+        LinearPartitioner,
         PathologicalPartitioner,
     )
 
@@ -96,6 +258,12 @@ def _partitioner(
             # classes to cover them all; the other gives client i classes i, i+1, ... whatever their number.
             mode = "first-deterministic" if clients >= classes else "deterministic"
             return PathologicalPartitioner(clients, "class", settings.classes_per_client, mode, seed=seed)
+        case "linear":
+            return LinearPartitioner(clients)
+        case "exponential":
+            return ExponentialPartitioner(clients)
+        case "shards" | "natural":
+            raise AssertionError(f"{settings.split} has no partitioner")
 
 
 def _divide(partitioner: "Partitioner", order: Tensor, labels: Tensor) -> list[Tensor]:
@@ -109,12 +277,12 @@ def _divide(partitioner: "Partitioner", order: Tensor, labels: Tensor) -> list[T
     return [torch.tensor(part["index"][:], dtype=torch.int64) for part in parts]
 
 
-def _failure(settings: DataSettings, clients: int) -> DataError:
+def _failure(settings: DataSettings, clients: int, unit: str) -> DataError:
     if settings.split == "pathological":
         setting, remedy = f"data.classes-per-client = {settings.classes_per_client}", "fewer classes"
     else:
         setting, remedy = f"data.alpha = {settings.alpha}", "a larger alpha"
     return DataError(
         f'{setting}: no split of kind data.split = "{settings.split}" was found that gives each of {clients} '
-        f"clients {MINIMUM_CLIENT_SAMPLES} samples; choose {remedy}, fewer clients or another split"
+        f"clients {MINIMUM_CLIENT_SAMPLES} {unit}; choose {remedy}, fewer clients or another split"
     )

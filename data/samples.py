@@ -1,4 +1,4 @@
-"""Labelled samples as whole tensors, and the batches drawn from them."""
+"""Labelled samples, and the batches drawn from them."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,35 +7,35 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from data.inputs import Inputs
+
 
 @dataclass(frozen=True, eq=False)
 class Samples:
-    """Images with their classes, on one device.
+    """Inputs with their classes, on one device.
 
     Parameters
     ----------
     inputs
-        Float32 tensor of shape (N, channels, height, width).
+        Of N samples.
     targets
-        Int64 tensor of shape (N,): the class of each image.
+        Int64 tensor of shape (N,): the class of each.
     """
 
-    inputs: Tensor
+    inputs: Inputs
     targets: Tensor
 
     def __len__(self) -> int:
         return len(self.targets)
 
     @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of an image."""
-        _, channels, height, width = self.inputs.shape
-        return channels, height, width
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one input: channels, height and width of an image, (features,) of a table's row."""
+        return self.inputs.shape
 
     def take(self, indices: Tensor) -> Self:
         """Return the samples at ``indices``, an int64 tensor of shape (M,) on any device."""
-        indices = indices.to(self.targets.device)
-        return type(self)(self.inputs[indices], self.targets[indices])
+        return type(self)(self.inputs.take(indices), self.targets[indices.to(self.targets.device)])
 
     def to(self, device: torch.device | str) -> Self:
         """Return the same samples on ``device``."""

@@ -1,14 +1,51 @@
-"""Data sets by name or path, each scaled to what the networks expect."""
+"""A data set by its name: what it holds, and which column is what."""
 
 import functools
+import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
+from torch import Tensor
 
-from data.parquet import read_images
-from data.samples import Samples
+from data.classes import Classes, as_text, is_empty
+from data.images import Conversion, Images, in_memory, prepare
+from data.reading import Rows, read_rows
+from data.rows import EncodedImages
+from data.tables import Table
+from data.texts import Texts
 from protocol.errors import DataError
+from protocol.settings import DataSettings
+from protocol.values import split_names
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+Content = Images | Table | Texts
+
+DIGITS = "digits"
+_INDEX = re.compile(r"__index_level_\d+__|Unnamed: 0")
+"""What pandas calls the numbers of rows if it writes them: these are no feature."""
+_LABELS = ("label", "labels", "class", "target", "fine_label")
+_TEXTS = ("text", "sentence", "content", "question", "utterance")
+
+
+@dataclass(frozen=True, eq=False)
+class Keys:
+    """A column whose rows alike belong together, as sites or patients.
+
+    Parameters
+    ----------
+    numbers
+        Int64 tensor of shape (N,): which of the names each row has.
+    names
+        In order.
+    """
+
+    numbers: Tensor
+    names: tuple[str, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -17,51 +54,255 @@ class Source:
 
     Parameters
     ----------
-    samples
-        All samples, on the CPU. The loader has already scaled and normalised the inputs.
-    num_classes
-        Targets lie in 0 .. ``num_classes`` - 1.
     name
-        The name under which the settings know it.
+        As the settings have it.
+    content
+        What networks learn from, N rows.
+    targets
+        Int64 tensor of shape (N,): the class of each row; None if labels are not used.
+    classes
+        The classes; None if labels are not used.
+    sites, groups
+        By the columns ``data.site`` and ``data.group``; None if there are none, or none are asked for.
     """
 
-    samples: Samples
-    num_classes: int
     name: str
+    content: Content
+    targets: Tensor | None
+    classes: Classes | None
+    sites: Keys | None = None
+    groups: Keys | None = None
+
+    def __len__(self) -> int:
+        return len(self.content)
+
+    @property
+    def labels(self) -> Tensor:
+        """The targets of a source that was loaded with labels."""
+        assert self.targets is not None
+        return self.targets
 
 
-@functools.cache
-def load_source(source: str, max_samples: int = 0) -> Source:
+@functools.lru_cache(maxsize=16)
+def load_source(
+    setting: str,
+    source: str,
+    settings: DataSettings,
+    like: tuple[int, ...] | None = None,
+    classes: Classes | None = None,
+    labelled: bool = True,
+    keys: tuple[str, ...] = (),
+    max_samples: int = 0,
+) -> Source:
     """Load a data set, once a process.
 
     Parameters
     ----------
+    setting
+        The setting that names it, for messages.
     source
-        ``digits``, or the path of a parquet file.
+        ``digits``, or whatever `read_rows` opens.
+    settings
+        Which column is what, and what images are brought to.
+    like
+        The shape of other images, which these are brought to in place of the settings'.
+    classes
+        Those of the federation; None finds them here, unless the settings name them.
+    labelled
+        Whether labels are used.
+    keys
+        Which of ``site`` and ``group`` are used.
     max_samples
-        How many samples to take, from the first; 0 takes all.
+        How many rows to take, from the first; 0 takes all.
 
     Raises
     ------
     DataError
-        If there is no such data set, or it cannot be read.
+        If there is no such data set, or it cannot be used as the settings say.
     """
-    if source == "digits":
-        return _digits(max_samples)
-    path = Path(source).expanduser()
-    if not path.is_file():
-        raise DataError(f'data.source = "{source}": there is no such file')
-    samples = read_images(path, max_samples)
-    return Source(samples, int(samples.targets.max()) + 1, path.stem)
+    where = f'{setting} = "{source}"'
+    if source == DIGITS:
+        return _digits(max_samples, labelled)
+    rows = read_rows(source, where)
+    count = min(max_samples, len(rows.table)) if max_samples else len(rows.table)
+    table = rows.table.select(range(count)) if count < len(rows.table) else rows.table
+    roles = _Roles.of(table, settings, labelled, keys, where)
+    content, kept = _content(rows, table, roles, settings, like, where)
+    targets = None
+    if labelled:
+        classes = classes or (Classes.declared(settings.classes) if settings.classes else None)
+        classes = classes or Classes.found(table, roles.label, where)
+        targets = classes.targets(table, roles.label, where)
+    sites = _keys(table, roles.site, where) if "site" in keys else None
+    groups = _keys(table, roles.group, where) if "group" in keys else None
+    if kept is not None:
+        targets = None if targets is None else targets[kept]
+        sites, groups = (keys and Keys(keys.numbers[kept], keys.names) for keys in (sites, groups))
+    return Source(source, content, targets, classes if labelled else None, sites, groups)
 
 
-def _digits(max_samples: int) -> Source:
-    """Scikit-learn's 1797 grey images of 8x8 pixels, from 0..16 to 0..1."""
-    # Only this source needs scikit-learn, which takes seconds to import.
+def _digits(max_samples: int, labelled: bool) -> Source:
+    """Scikit-learn's 1797 grey images of 8x8 pixels from 0 to 16."""
+    # Only this source needs this part of scikit-learn, which takes seconds to import.
     from sklearn.datasets import load_digits
 
     images, targets = load_digits(return_X_y=True)
-    inputs = torch.from_numpy(images).to(torch.float32).reshape(-1, 1, 8, 8) / 16
-    count = max_samples or len(inputs)
-    samples = Samples(inputs[:count], torch.from_numpy(targets).to(torch.int64)[:count])
-    return Source(samples, num_classes=10, name="digits")
+    count = max_samples or len(images)
+    pixels = torch.from_numpy(images.astype(np.uint8)).reshape(-1, 1, 8, 8)[:count]
+    content = in_memory(pixels, white=16)
+    if not labelled:
+        return Source(DIGITS, content, None, None)
+    names = tuple(str(digit) for digit in range(10))
+    return Source(DIGITS, content, torch.from_numpy(targets[:count]).to(torch.int64), Classes(names))
+
+
+# --- which column is what ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Roles:
+    """Which column is what; empty where there is none."""
+
+    image: str
+    text: str
+    label: str
+    site: str
+    group: str
+
+    @classmethod
+    def of(
+        cls, table: "Dataset", settings: DataSettings, labelled: bool, keys: tuple[str, ...], where: str
+    ) -> "_Roles":
+        """Find the columns: as the settings name them, else by type or name.
+
+        A pool, whose labels are not used, may lack columns that the settings name, and so may any source
+        lack those of sites and groups if these are not used.
+        """
+        columns = table.column_names
+        for key in ("image", "text", "label", *keys) if labelled else keys:
+            name = getattr(settings, key)
+            if name and name not in columns:
+                raise DataError(
+                    f'data.{key} = "{name}": {where} has no such column; there are {", ".join(columns)}'
+                )
+
+        def named(key: str) -> str:
+            name: str = getattr(settings, key)
+            return name if name in columns else ""
+
+        image, text = named("image"), named("text")
+        if not (image or text or settings.features):
+            image = _image_column(table, where)
+            text = "" if image else _text_column(table)
+        label = named("label") or _label_column(table)
+        if labelled and not label:
+            raise DataError(
+                f"{where}: which column holds the classes? Name it in data.label; there are "
+                f"{', '.join(columns)}"
+            )
+        return cls(image, text, label, named("site"), named("group"))
+
+
+def _image_column(table: "Dataset", where: str) -> str:
+    from datasets import Image
+
+    found = [name for name, kind in table.features.items() if isinstance(kind, Image) or _is_encoded(kind)]
+    if len(found) > 1:
+        raise DataError(f"{where}: has several columns of images, {', '.join(found)}: name one in data.image")
+    return found[0] if found else ""
+
+
+def _is_encoded(kind: object) -> bool:
+    """Tell whether a column is one of images whose file does not say so."""
+    return isinstance(kind, dict) and set(kind) == {"bytes", "path"}
+
+
+def _text_column(table: "Dataset") -> str:
+    """Return the column that has the name of one of texts, and holds texts."""
+    kinds = {name: getattr(kind, "dtype", "") for name, kind in table.features.items()}
+    for name in _TEXTS:
+        if kinds.get(name) in ("string", "large_string"):
+            return name
+    return ""
+
+
+def _label_column(table: "Dataset") -> str:
+    from datasets import ClassLabel
+
+    typed: list[str] = [name for name, kind in table.features.items() if isinstance(kind, ClassLabel)]
+    if len(typed) == 1:
+        return typed[0]
+    return next((name for name in _LABELS if name in table.column_names), "")
+
+
+# --- what the columns hold -----------------------------------------------------------------------
+
+
+def _content(
+    rows: Rows,
+    table: "Dataset",
+    roles: _Roles,
+    settings: DataSettings,
+    like: tuple[int, ...] | None,
+    where: str,
+) -> tuple[Content, Tensor | None]:
+    """Return what networks learn from, and the rows that are kept if some may be unreadable."""
+    if rows.arrays is not None or roles.image:
+        conversion = Conversion(settings.channels, settings.image_size, settings.image_size)
+        if like is not None and len(like) == 3:
+            conversion = Conversion(*like)
+        source = rows.arrays or _encoded_images(table, roles.image, rows.folder, where)
+        images = prepare(source, conversion, len(table), settings.max_bad, where)
+        return images, torch.from_numpy(images.kept)
+    if roles.text:
+        return Texts(tuple(_texts(table, roles.text, where))), None
+    chosen = _features(table, roles, settings, where)
+    return Table(table.select_columns(chosen).to_pandas(), tuple(split_names(settings.categorical))), None
+
+
+def _encoded_images(table: "Dataset", column: str, folder: Path, where: str) -> EncodedImages:
+    try:
+        return EncodedImages(table, column, folder)
+    except (TypeError, ValueError, NotImplementedError) as error:  # as pyarrow casts
+        raise DataError(f'data.image = "{column}": {where} holds no images there: {error}') from error
+
+
+def _texts(table: "Dataset", column: str, where: str) -> list[str]:
+    texts: list[str | None] = table[column][:]
+    if None in texts:
+        raise DataError(f"{where}, row {texts.index(None)}: column {column!r} holds no text")
+    return [str(text) for text in texts]
+
+
+def _features(table: "Dataset", roles: _Roles, settings: DataSettings, where: str) -> list[str]:
+    """Return the columns of a table to learn from: those named, else all that are left."""
+    from datasets import ClassLabel, Value
+
+    others = {roles.label, roles.site, roles.group}
+    left = [name for name in table.column_names if name not in others]
+    chosen = split_names(settings.features) or [name for name in left if not _INDEX.fullmatch(name)]
+    for name in chosen:
+        if name not in left:
+            raise DataError(
+                f"data.features: {name!r} is none of the columns of {where} to learn from: {', '.join(left)}"
+            )
+        kind = table.features[name]
+        if not isinstance(kind, ClassLabel | Value) or kind.dtype in ("binary", "large_binary"):
+            raise DataError(
+                f"{where}: column {name!r} holds {kind}, neither numbers nor categories; if these are images "
+                "name it in data.image, else name the columns to learn from in data.features"
+            )
+    if not chosen:
+        raise DataError(f"{where}: has no column to learn from")
+    return chosen
+
+
+def _keys(table: "Dataset", column: str, where: str) -> Keys | None:
+    if not column:
+        return None
+    cells = table[column][:]
+    empty = [row for row, cell in enumerate(cells) if is_empty(cell)]
+    if empty:
+        raise DataError(f"{where}, row {empty[0]}: column {column!r} is empty")
+    names, numbers = np.unique(np.array([as_text(cell) for cell in cells]), return_inverse=True)
+    return Keys(torch.from_numpy(numbers), tuple(names.tolist()))

@@ -13,11 +13,13 @@ from models.elastic.cnn import CNN
 from models.elastic.efficientnet import EFFICIENTNET_B4
 from models.elastic.msdnet import MSDNET24
 from models.elastic.resnet import RESNET20, RESNET56, RESNET110
+from models.mlp import MLP
 from models.resnet_cifar import CifarResNet
 from models.torchvision_models import resnet18
 from protocol.errors import SettingsError
 
 ModelBuilder = Callable[[tuple[int, int, int], int], nn.Module]
+"""Builds a network for images of (channels, height, width) and a number of classes."""
 
 MODEL_BUILDERS: Mapping[str, ModelBuilder] = {
     "cnn": SmallCNN,
@@ -36,7 +38,7 @@ ELASTIC_DESIGNS: Mapping[str, ElasticDesign] = {
 }
 
 
-def build_model(name: str, image_shape: tuple[int, int, int], num_classes: int, seed: int) -> nn.Module:
+def build_model(name: str, input_shape: tuple[int, ...], num_classes: int, seed: int) -> nn.Module:
     """Build a network on the CPU whose initial weights follow from the seed alone.
 
     The global random generators are left as they were.
@@ -45,8 +47,8 @@ def build_model(name: str, image_shape: tuple[int, int, int], num_classes: int, 
     ----------
     name
         One of ``protocol.settings.MODEL_NAMES``; an elastic network is built whole, with one exit.
-    image_shape
-        Channels, height and width of an image.
+    input_shape
+        Channels, height and width of an image, or (features,) of a table's row.
     num_classes
         Width of the output.
     seed
@@ -55,20 +57,24 @@ def build_model(name: str, image_shape: tuple[int, int, int], num_classes: int, 
     Returns
     -------
     nn.Module
-        In training mode; maps images ``(batch, *image_shape)`` to logits ``(batch, num_classes)``.
+        In training mode; maps inputs ``(batch, *input_shape)`` to logits ``(batch, num_classes)``.
 
     Raises
     ------
     SettingsError
-        When there is no network of that name, or it cannot take such images.
+        When there is no network of that name, or it cannot take such inputs.
     """
+    if name == "mlp":
+        if not input_shape:
+            raise _wrong_inputs(name, "numbers", input_shape)
+        return _seeded(lambda: MLP(input_shape, num_classes), seed)
+    image_shape = as_image_shape(input_shape, name)
     if name in ELASTIC_DESIGNS:
         return build_elastic(ELASTIC_DESIGNS[name], image_shape, num_classes, seed, None)
     builder = MODEL_BUILDERS.get(name)
     if builder is None:
-        raise SettingsError(
-            f"model = {name!r}: must be one of {', '.join([*MODEL_BUILDERS, *ELASTIC_DESIGNS])}"
-        )
+        names = ", ".join(["mlp", *MODEL_BUILDERS, *ELASTIC_DESIGNS])
+        raise SettingsError(f"model = {name!r}: must be one of {names}")
     return _seeded(lambda: builder(image_shape, num_classes), seed)
 
 
@@ -89,6 +95,20 @@ def build_elastic(
         raise SettingsError(str(error)) from error
 
 
+def as_image_shape(input_shape: tuple[int, ...], model: str) -> tuple[int, int, int]:
+    """Return channels, height and width.
+
+    Raises
+    ------
+    SettingsError
+        If the inputs are no images.
+    """
+    if len(input_shape) != 3:
+        raise _wrong_inputs(model, "images", input_shape)
+    channels, height, width = input_shape
+    return channels, height, width
+
+
 def elastic_design(name: str) -> ElasticDesign:
     """Return the elastic network of a name.
 
@@ -107,6 +127,11 @@ def elastic_design(name: str) -> ElasticDesign:
 def count_parameters(model: nn.Module) -> int:
     """Return how many numbers the network learns; buffers, such as running means, are not counted."""
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _wrong_inputs(model: str, reads: str, input_shape: tuple[int, ...]) -> SettingsError:
+    kind, allowed = ("a table's rows", '"mlp"') if input_shape else ("texts", "a network that reads texts")
+    return SettingsError(f"model = {model!r}: reads {reads}, but the data are {kind}; allowed is {allowed}")
 
 
 _M = TypeVar("_M", bound=nn.Module)

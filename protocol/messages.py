@@ -9,7 +9,7 @@ import math
 import re
 import types
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self, get_args, get_type_hints
 
 import torch
@@ -97,11 +97,13 @@ class HelloReply(Payload):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How a model does on a client's held-out samples."""
+    """How a model does on held-out samples."""
 
     accuracy: float
     loss: float
     examples: int
+    metric: float | None = None
+    """The run's ``data.metric``; None if it has none, or it is not defined on these samples."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,7 @@ class _Evaluated(Payload):
     accuracy: float
     loss: float
     examples: int
+    metric: float | None = field(default=None, kw_only=True)
 
     @property
     def evaluation(self) -> Evaluation:
@@ -119,7 +122,7 @@ class _Evaluated(Payload):
         Raises
         ------
         MessageError
-            If a figure is not finite, or no sample was evaluated.
+            If a figure is not finite or impossible, or no sample was evaluated.
         """
         if not (math.isfinite(self.accuracy) and math.isfinite(self.loss)):
             raise MessageError(f"accuracy = {self.accuracy}, loss = {self.loss}: must be finite")
@@ -127,7 +130,9 @@ class _Evaluated(Payload):
             raise MessageError(f"accuracy = {self.accuracy}, loss = {self.loss}: impossible")
         if not 1 <= self.examples < _MOST_SAMPLES:
             raise MessageError(f"examples = {self.examples}: must be from 1 to {_MOST_SAMPLES - 1}")
-        return Evaluation(self.accuracy, self.loss, self.examples)
+        if self.metric is not None and not -1 <= self.metric <= 1:  # NaN is not, either
+            raise MessageError(f"metric = {self.metric}: must be from -1 to 1")
+        return Evaluation(self.accuracy, self.loss, self.examples, self.metric)
 
 
 @dataclass(frozen=True)

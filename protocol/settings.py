@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 from protocol.tables import Table
 from protocol.values import (
     MODEL_NAMES,
+    NODES,
     SUBMODEL_STRATEGIES,
     AbsolutePath,
     Budgets,
@@ -26,7 +27,9 @@ from protocol.values import (
     Milestones,
     ModelName,
     ModelNames,
+    Names,
     NonNegative,
+    OptionalSource,
     Positive,
     ResumePlace,
     Shares,
@@ -39,28 +42,83 @@ from protocol.values import (
 
 
 class DataSettings(Table):
-    """Where the samples come from and how they are split (table ``data``)."""
+    """Where the samples come from, how they are read and how they are split (table ``data``)."""
 
-    source: DataSource = Field("digits", description="`digits`, or the path of a parquet file of images")
+    source: DataSource = Field(
+        "digits",
+        description="`digits`, a path, a Hugging Face hub id (`#test` names another split than `train`), or "
+        "`nodes`: every node holds its own",
+    )
+    test_source: OptionalSource = Field("", description="the server's test data; empty: cut from the source")
+    image: str = Field("", description="column of images; empty: found by its type")
+    text: str = Field("", description="column of texts; empty: found by its name")
+    label: str = Field("", description="column of classes; empty: found by its type or name")
+    site: str = Field("", description="column that says where a row comes from (`natural` split)")
+    group: str = Field("", description="column, as `patient`, whose rows alike are never divided")
+    features: Names = Field("", description="columns of a table to learn from; empty: all that are left")
+    categorical: Names = Field("", description="columns of numbers that are codes: `cp,thal`")
+    classes: str = Field(
+        "",
+        description="the classes: how many, or their labels, with a bar between labels of one class; empty: "
+        "as found",
+    )
+    channels: Literal[0, 1, 3] = Field(0, description="1: grey, 3: colour; 0: as the images are")
+    image_size: CountOrZero = Field(
+        0, description="pixels a side, to which images are resized; 0: as they are"
+    )
+    normalisation: Literal["public", "none"] = Field(
+        "public",
+        description="images by the public pool's mean and deviation, or from 0 to 1, as digits are anyway",
+    )
     max_samples: CountOrZero = Field(0, description="how many of its samples to use, from the first; 0: all")
-    split: Literal["iid", "dirichlet", "dirichlet-unequal", "pathological"] = Field(
+    max_bad: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.01, description="share of images that may be unreadable; they are skipped and named in the log"
+    )
+    split: Literal[
+        "iid",
         "dirichlet",
-        description="how private data is split over clients; `dirichlet` gives equal sizes",
+        "dirichlet-unequal",
+        "pathological",
+        "shards",
+        "linear",
+        "exponential",
+        "natural",
+    ] = Field(
+        "dirichlet",
+        description="how private data is split over clients; `dirichlet` gives equal sizes, `linear` and "
+        "`exponential` unequal ones, `natural` whole sites or groups",
     )
     alpha: Positive = Field(0.1, description="Dirichlet concentration; smaller is more skewed")
     classes_per_client: Count = Field(2, description="classes a client holds (pathological)")
+    shards_per_client: Count = Field(2, description="shards a client holds (shards)")
     client_test_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(
         0.2, description="share of a client's samples kept for its own test"
     )
-    server_test_size: Count = Field(300, description="samples kept for the server's test")
+    server_test_size: CountOrZero = Field(
+        300, description="samples kept for the server's test; 0: all of `data.test-source`"
+    )
     withheld_size: CountOrZero = Field(
         0, description='samples withheld from training (`scalefl.calibration = "withheld"`)'
     )
+    metric: Literal["none", "auroc", "kappa"] = Field(
+        "none", description="a figure beside accuracy: area under the ROC curve, or quadratic weighted κ"
+    )
+
+    @model_validator(mode="after")
+    def _server_test_has_its_samples(self) -> Self:
+        if self.server_test_size == 0 and not self.test_source and self.source != NODES:
+            raise ValueError(
+                "data.server-test-size = 0: only data.test-source can be used whole, it is empty"
+            )
+        return self
 
 
 class PublicSettings(Table):
     """The public, unlabelled pool P (table ``public``)."""
 
+    source: OptionalSource = Field(
+        "", description="its own data, labels unused; empty: cut from `data.source`"
+    )
     size: Count = Field(600, description="samples in the public pool P")
     subset_size: Count = Field(200, description="samples of P drawn each round, m")
 
@@ -206,6 +264,9 @@ class RunSettings(Table):
     model: ModelName = Field("cnn", description="network of the server, and of clients not told otherwise")
     models: ModelNames = Field("", description="networks dealt out over clients in turn: `cnn,resnet20`")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where tensors live")
+    precision: Literal["fp32", "bf16", "fp16"] = Field(
+        "fp32", description="of the arithmetic; weights stay float32; `fp16` needs a GPU"
+    )
     output_dir: AbsolutePath = Field("~/motley/runs", description="where run folders go")
     resume: ResumePlace = Field("", description="`auto`, or the path of a run folder to go on with")
     data: DataSettings = DataSettings()
@@ -257,6 +318,8 @@ class RunSettings(Table):
             why = "strategy individual has no server model"
         elif self.strategy in SUBMODEL_STRATEGIES and self.scalefl.calibration == "none":
             why = 'with scalefl.calibration = "none" the server scores nothing'
+        elif self.data.source == NODES and not self.data.test_source:
+            why = f'with data.source = "{NODES}" and no data.test-source the server has nothing to test on'
         if why:
             raise ValueError(
                 f'early-stopping.metric = "server-accuracy": {why}; allowed is "clients-accuracy"'
@@ -278,6 +341,8 @@ class NodeSettings(Table):
     """What a node says of itself in its ``--node-config``."""
 
     client_name: ClientName = Field("", description="the node's lasting name; required on a real node")
+    data_path: AbsolutePath = Field("", description='the node\'s own data (`data.source = "nodes"`)')
+    public_path: AbsolutePath = Field("", description="where `public.source` lies on this node")
     partition_id: CountOrZero | None = Field(None, description="which part of the source is its own")
     num_partitions: Count | None = Field(None, description="parts the source is split into")
     model: ModelName | None = Field(None, description="the network this node trains")

@@ -8,6 +8,7 @@ from typing import Annotated, Literal, get_args
 from pydantic import AfterValidator, BeforeValidator, Field
 
 ModelName = Literal[
+    "mlp",
     "cnn",
     "resnet20",
     "resnet32",
@@ -40,6 +41,11 @@ SUBMODEL_STRATEGIES = frozenset(get_args(StrategyName)[4:])
 DATA_SETS = ("digits",)
 """The data sets that come along."""
 
+NODES = "nodes"
+"""The data source of a federation in which every node holds its own."""
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?(:[\w.-]+)?", re.ASCII)
+
 _CLIENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -61,10 +67,26 @@ def _absolute(path: str) -> str:
     return path
 
 
+def split_source(source: str) -> tuple[str, str]:
+    """Split ``"place#split"`` into place and split, which is empty if it is not named."""
+    place, _, split = source.partition("#")
+    return place, split
+
+
 def _data_source(source: str) -> str:
-    if source not in DATA_SETS and not _is_absolute(source):
-        raise ValueError(f"must be {', '.join(DATA_SETS)} or an absolute path (~ is allowed)")
+    place, _ = split_source(source)
+    if not (_is_absolute(place) or _HUB_ID.fullmatch(place)):
+        raise ValueError(
+            f"must be {', '.join(DATA_SETS)}, {NODES}, an absolute path (~ is allowed) or a Hugging Face hub "
+            "id such as ylecun/mnist or owner/name:configuration; #test after it names a split"
+        )
     return source
+
+
+def _optional_source(source: str) -> str:
+    if source == NODES:
+        raise ValueError("must be a path or a hub id: it is one for all")
+    return source and _data_source(source)
 
 
 def _place_to_resume(place: str) -> str:
@@ -86,6 +108,12 @@ def _model_names(names: str) -> str:
     for name in split_names(names):
         if name not in MODEL_NAMES:
             raise ValueError(f"{name!r} is not a model: allowed are {', '.join(MODEL_NAMES)}")
+    return names
+
+
+def _names(names: str) -> str:
+    if names and not split_names(names):
+        raise ValueError('must be names with commas between them, as "age,sex"')
     return names
 
 
@@ -153,6 +181,8 @@ def _level(level: object) -> object:
 
 AbsolutePath = Annotated[str, AfterValidator(_absolute)]
 DataSource = Annotated[str, AfterValidator(_data_source)]
+OptionalSource = Annotated[str, AfterValidator(_optional_source)]
+Names = Annotated[str, AfterValidator(_names)]
 ResumePlace = Annotated[str, AfterValidator(_place_to_resume)]
 ClientName = Annotated[str, AfterValidator(_client_name)]
 ModelNames = Annotated[str, AfterValidator(_model_names)]

@@ -15,8 +15,8 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from data import load_server_test, load_source
-from models import build_elastic, elastic_design, load_weights, save_weights
+from data import load_shared
+from models import as_image_shape, build_elastic, elastic_design, load_weights, save_weights
 from models.elastic import ElasticNetwork, Shape, track_statistics
 from protocol.errors import MotleyError, ResumeError, SettingsError
 from protocol.files import write_atomically
@@ -122,8 +122,9 @@ def _submodel(run: Path, settings: RunSettings, level: int) -> tuple[ElasticNetw
     inputs = calibration_inputs(settings)
     if inputs is None:
         raise SettingsError('scalefl.calibration = "none": there is nothing to calibrate the norms on')
-    image_shape = load_server_test(settings).image_shape
-    num_classes = load_source(settings.data.source, settings.data.max_samples).num_classes
+    shared = load_shared(settings)
+    image_shape = as_image_shape(shared.input_shape, settings.model)
+    num_classes = len(shared.classes)
     submodels = Submodels(settings, image_shape, num_classes)
     if not submodels.plan.trains(level):
         raise SettingsError(f"level = {level}: this run has no submodel for it")
@@ -136,6 +137,7 @@ def _submodel(run: Path, settings: RunSettings, level: int) -> tuple[ElasticNetw
         "exits": list(shape.exits),
         "image_shape": list(image_shape),
         "num_classes": num_classes,
+        "data": shared.facts(),
         "experiment": RunFolder(run).experiment,
         "round": checkpoint.round,
         "settings": settings.flat(),

@@ -13,22 +13,24 @@ from protocol.settings import EarlyStoppingSettings
 from server_app.rounds import RoundOutcome
 from server_app.run_folder import RunFolder
 from strategies.method import ServerMethod
+from strategies.metrics import TITLES, MetricName
 
 log = logging.getLogger("flwr")
 
 
 class EvaluationHook:
-    """Scores the server's model on the server's test samples."""
+    """Scores the server's model on the server's test samples, if it holds any."""
 
-    def __init__(self, method: ServerMethod, test: Samples, every: int, last: int) -> None:
+    def __init__(self, method: ServerMethod, test: Samples | None, every: int, last: int) -> None:
         self._method = method
         self._test = test
         self._every = every
         self._last = last
 
     def after_round(self, outcome: RoundOutcome) -> None:
-        """Add the server's figures; they stay null where the method has no server model."""
-        if outcome.round % self._every and outcome.round < self._last:
+        """Add the server's figures; they stay null without test samples or a model of the server's."""
+        skipped = outcome.round % self._every and outcome.round < self._last
+        if self._test is None or skipped:
             return
         started = time.perf_counter()
         score = self._method.score(self._test)
@@ -88,7 +90,7 @@ class MetricsHook:
                 if value is not None:
                     self._events.add_scalar(f"{group}/{name}", value, outcome.round)
         self._events.flush()
-        log.info(_for_people(line))
+        log.info(_for_people(line, outcome.metric))
 
     def close(self) -> None:
         """Close the event file."""
@@ -99,15 +101,23 @@ def _events_folder(run: Path) -> Path:
     return run / "tensorboard"
 
 
-def _for_people(line: Mapping[str, Any]) -> str:
-    nodes, traffic = line["nodes"], line["bytes"]
-    return (
-        f"Round {line['round']}: {nodes['answered']}/{nodes['asked']} clients, "
-        f"accuracy server {_percent(line['server']['accuracy'])} clients "
-        f"{_percent(line['clients']['accuracy'])}, wire {traffic['wire_up'] / 1e3:.1f} kB up "
-        f"{traffic['wire_down'] / 1e3:.1f} kB down"
-    )
+def _for_people(line: Mapping[str, Any], metric: MetricName) -> str:
+    nodes, traffic, server, clients = line["nodes"], line["bytes"], line["server"], line["clients"]
+    parts = [
+        f"Round {line['round']}: {nodes['answered']}/{nodes['asked']} clients",
+        f"accuracy server {_percent(server['accuracy'])} clients {_percent(clients['accuracy'])}",
+        f"wire {traffic['wire_up'] / 1e3:.1f} kB up {traffic['wire_down'] / 1e3:.1f} kB down",
+    ]
+    if metric != "none":
+        parts.insert(
+            2, f"{TITLES[metric]} server {_plain(server['metric'])} clients {_plain(clients['metric'])}"
+        )
+    return ", ".join(parts)
 
 
 def _percent(share: float | None) -> str:
     return "–" if share is None else f"{100 * share:.1f} %"
+
+
+def _plain(figure: float | None) -> str:
+    return "–" if figure is None else f"{figure:.3f}"

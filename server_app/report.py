@@ -2,7 +2,7 @@
 
 import html
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from protocol.ledger import Traffic, dsfl_paper_down, dsfl_paper_exchange, soft_
 from protocol.settings import RunSettings
 from protocol.values import SUBMODEL_STRATEGIES
 from server_app.run_folder import RunFolder
+from strategies.metrics import TITLES
 
 Line = Mapping[str, Any]
 
@@ -53,11 +54,6 @@ class Summary:
             total += line["nodes"]["asked"] * exchange
         return total
 
-    @property
-    def _server_accuracy(self) -> str:
-        levels = any("levels" in line for line in self.lines)
-        return "accuracy of the server, mean over levels" if levels else "accuracy of the server"
-
     def rows(self) -> list[tuple[str, str]]:
         """Return the table's rows: what, and how much."""
         traffic = self.traffic
@@ -65,14 +61,14 @@ class Summary:
         rows = [
             ("run", f"{self.settings.strategy} on {self.settings.data.source}, {self.ending}"),
             ("rounds", f"{self.rounds} of {self.settings.num_rounds}"),
-            (self._server_accuracy, self._accuracy("server")),
-            ("accuracy of the clients", self._accuracy("clients")),
+            *self._figure_rows(),
+            *self._client_rows(),
+            *self._submodel_rows(),
             ("replies that failed", str(failed)),
             ("paper bytes up / down", f"{_size(traffic.paper_up)} / {_size(traffic.paper_down)}"),
             ("wire bytes up / down", f"{_size(traffic.wire_up)} / {_size(traffic.wire_down)}"),
             ("hellos up / down", f"{_size(self.hello.wire_up)} / {_size(self.hello.wire_down)}"),
         ]
-        rows[4:4] = [*self._client_rows(), *self._submodel_rows()]
         if self.settings.strategy not in SUBMODEL_STRATEGIES and (dsfl := self.dsfl_paper_bytes):
             rows.append(
                 (
@@ -81,6 +77,23 @@ class Summary:
                 )
             )
         return rows
+
+    def _figure_rows(self) -> list[tuple[str, str]]:
+        """Return the rows of accuracy and of the run's metric, each of the server and of the clients."""
+        metric, levels = self.settings.data.metric, any("levels" in line for line in self.lines)
+        server = "the server, mean over levels" if levels else "the server"
+        figures: list[tuple[str, str, Callable[[float], str]]] = [("accuracy", "accuracy", _percent)]
+        if metric != "none":
+            figures.append((TITLES[metric], "metric", _plain))
+        return [
+            (f"{title} of {name}", self._last_and_best(side, figure, show))
+            for title, figure, show in figures
+            for side, name in (("server", server), ("clients", "the clients"))
+        ]
+
+    def _last_and_best(self, side: str, figure: str, show: Callable[[float], str]) -> str:
+        values = [line[side][figure] for line in self.lines if line[side][figure] is not None]
+        return f"{show(values[-1])} (best {show(max(values))})" if values else "–"
 
     def _client_rows(self) -> list[tuple[str, str]]:
         line: Line = self.lines[-1] if self.lines else {}
@@ -103,12 +116,6 @@ class Summary:
             for point in line["early_exit"][::3]:  # a few of the thresholds; rounds.jsonl has them all
                 rows.append((f"answering early, from confidence {point['threshold']:g}", _early(point)))
         return rows
-
-    def _accuracy(self, side: str) -> str:
-        values = [line[side]["accuracy"] for line in self.lines if line[side]["accuracy"] is not None]
-        if not values:
-            return "–"
-        return f"{100 * values[-1]:.1f} % (best {100 * max(values):.1f} %)"
 
 
 def conclude(folder: RunFolder, summary: Summary) -> None:
@@ -229,6 +236,10 @@ def _size(count: int) -> str:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.1f} %"
+
+
+def _plain(figure: float) -> str:
+    return f"{figure:.3f}"
 
 
 def _by_level(levels: Sequence[Mapping[str, Any]], figure: str) -> str:

@@ -13,6 +13,7 @@ from flwr.serverapp import Grid
 from protocol.errors import RunStoppedError
 from protocol.messages import Evaluation
 from strategies.clock import Clock
+from strategies.metrics import MetricName, figures
 from strategies.round_report import RoundReport
 from strategies.strategy import MethodStrategy
 
@@ -30,6 +31,8 @@ class RoundOutcome:
     server: Evaluation | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
     """What else the method has to tell of the server's model."""
+    metric: MetricName = "none"
+    """What stands in the line beside accuracy and loss."""
     stop: str = ""
     """Why the run should end after this round; empty to go on."""
 
@@ -47,13 +50,13 @@ class RoundOutcome:
             "nodes": {"asked": len(report.asked), "answered": len(report.evaluations), "failed": failed},
             "seconds": {stage: round(seconds, 3) for stage, seconds in self.seconds.items()},
             "bytes": vars(traffic),
-            "server": _figures(self.server),
-            "clients": _figures(report.clients),
+            "server": figures(self.server, self.metric),
+            "clients": figures(report.clients, self.metric),
             **self.details,
         }
         if by_level := report.clients_by_level:
             line["clients_by_level"] = [
-                {"level": level, "clients": count, **_figures(mean)}
+                {"level": level, "clients": count, **figures(mean, self.metric)}
                 for level, (count, mean) in by_level.items()
             ]
         return line | {"final": True} if self.final else line
@@ -118,7 +121,8 @@ class RoundLoop:
         stopwatch.lap("send")
         strategy.aggregate_train(number, self._replies(stopwatch))
         stopwatch.lap("aggregate")
-        outcome = RoundOutcome(strategy.report, strategy.final, stopwatch.seconds)
+        metric = strategy.settings.data.metric
+        outcome = RoundOutcome(strategy.report, strategy.final, stopwatch.seconds, metric=metric)
         with self._writing:
             self._check_stopped()
             for hook in self._hooks:
@@ -153,9 +157,3 @@ class _Stopwatch:
         now = time.perf_counter()
         self.seconds[stage] = now - self._since
         self._since = now
-
-
-def _figures(evaluation: Evaluation | None) -> dict[str, float | None]:
-    if evaluation is None:
-        return {"accuracy": None, "loss": None}
-    return {"accuracy": evaluation.accuracy, "loss": evaluation.loss}

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 import torch
 from flwr.serverapp import Grid
 from flwr.supercore.exit import add_exit_handler
-from torch import Tensor
 
-from data import load_public_pool, load_server_test, load_source, load_withheld
+from data import Inputs, Samples, load_server_test, load_shared, load_withheld
 from models import save_weights
 from protocol.device import choose_device
 from protocol.digests import code_digest
@@ -37,6 +36,7 @@ class Federation:
     settings: RunSettings
     folder: RunFolder
     side: ServerSide
+    test: Samples | None
     method: ServerMethod
     roster: Roster
     strategy: MethodStrategy
@@ -46,30 +46,32 @@ class Federation:
 def build(settings: RunSettings, simulation: bool, clock: Clock) -> Federation:
     """Read the data, build the method, open the run folder."""
     device = choose_device(settings.device)
-    pool, test = load_public_pool(settings), load_server_test(settings)
-    classes = load_source(settings.data.source, settings.data.max_samples).num_classes
+    shared, test = load_shared(settings), load_server_test(settings)
     calibration = calibration_inputs(settings)
     side = ServerSide(
         settings,
-        pool.to(device),
-        test.to(device),
-        classes,
+        shared.pool.to(device),
+        shared.input_shape,
+        len(shared.classes),
         device,
         None if calibration is None else calibration.to(device),
     )
     folder = RunFolder.open(settings)
     method = server_method(side, folder.experiment)
-    terms = Terms(folder.experiment, pool.digest, code_digest(), simulation)
+    folder.write_data_facts(shared.facts() | {"server's test": 0 if test is None else len(test)})
+    terms = Terms(folder.experiment, shared.pool.digest, code_digest(), simulation)
     roster = Roster(terms, method.greet, clock, settings.wait_for_nodes)
     strategy = MethodStrategy(method, roster, settings, clock)
-    return Federation(settings, folder, side, method, roster, strategy, CheckpointStore(folder.checkpoints))
+    checkpoints = CheckpointStore(folder.checkpoints)
+    test = None if test is None else test.to(device)
+    return Federation(settings, folder, side, test, method, roster, strategy, checkpoints)
 
 
-def calibration_inputs(settings: RunSettings) -> Tensor | None:
+def calibration_inputs(settings: RunSettings) -> Inputs | None:
     """Return the inputs on which the server calibrates norms: never those it tests on."""
     match settings.scalefl.calibration:
         case "public":
-            return load_public_pool(settings).inputs
+            return load_shared(settings).pool.inputs
         case "withheld":
             return load_withheld(settings).inputs
         case "none":
@@ -101,7 +103,7 @@ def _run(grid: Grid, federation: Federation, clock: Clock) -> None:
     early_stopping = EarlyStoppingHook(settings.early_stopping, folder.rounds(until=done))
     metrics = MetricsHook(folder, resumed_after=done)
     hooks: list[RoundHook] = [
-        EvaluationHook(federation.method, federation.side.test, settings.evaluate_every, settings.num_rounds),
+        EvaluationHook(federation.method, federation.test, settings.evaluate_every, settings.num_rounds),
         early_stopping,
         metrics,
         CheckpointHook(federation.checkpoints, federation.method),

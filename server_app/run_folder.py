@@ -3,8 +3,9 @@
 import fcntl
 import json
 import os
+import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any, Self
 from protocol.errors import ResumeError
 from protocol.files import write_atomically
 from protocol.settings import RunSettings
+from protocol.values import split_source
 
 FREE_TO_CHANGE = frozenset(
     {
@@ -38,6 +40,7 @@ class RunFolder:
         self.path = path
         self.rounds_file = path / "rounds.jsonl"
         self.settings_file = path / "settings.json"
+        self.data_file = path / "data.json"
         self.summary_file = path / "summary.txt"
         self.report_file = path / "report.html"
         self.checkpoints = path / "checkpoint"
@@ -53,7 +56,7 @@ class RunFolder:
     def create(cls, settings: RunSettings) -> Self:
         """Make a new run folder and write the settings into it."""
         stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-        name = f"{stamp}-{settings.strategy}-{Path(settings.data.source).stem}-{secrets.token_hex(2)}"
+        name = f"{stamp}-{settings.strategy}-{_short(settings.data.source)}-{secrets.token_hex(2)}"
         folder = cls(settings.output_path / name)
         folder.path.mkdir(parents=True)
         folder.write_settings(settings)
@@ -86,6 +89,10 @@ class RunFolder:
         """Write the settings the run goes by from now on."""
         text = json.dumps(settings.flat(), indent=2)
         write_atomically(self.settings_file, text.encode())
+
+    def write_data_facts(self, facts: Mapping[str, Any]) -> None:
+        """Write what a reader must know of the data: classes, pool, how inputs are scaled."""
+        write_atomically(self.data_file, json.dumps(facts, indent=2).encode())
 
     def differences(self, settings: RunSettings) -> list[str]:
         """Say which settings differ from the run's own, among those that may not change."""
@@ -153,3 +160,11 @@ class RunFolder:
             if folder.checkpoints.is_dir() and not folder.differences(settings) and folder.has_more(settings):
                 return folder
         return None
+
+
+def _short(source: str) -> str:
+    """Return what of a data set's name can be part of a folder's."""
+    place, _ = split_source(source)
+    path = Path(place)
+    names = [path.parent.name, path.stem] if path.suffix else [path.name]  # …/fashion-mnist/train.parquet
+    return re.sub(r"[^A-Za-z0-9._]+", "-", "-".join(filter(None, names))).strip("-")[:40] or "data"

@@ -6,6 +6,7 @@ It is SCARLET's exchange with D = 0: no label is ever fresh, so every round asks
 import torch
 from torch import Tensor
 
+from data import PublicPool
 from protocol.ledger import dsfl_paper_down
 from protocol.settings import RunSettings
 from strategies.method import ClientSide, ServerSide
@@ -35,9 +36,8 @@ def era(mean: Tensor, temperature: float) -> Tensor:
     return torch.softmax(below_largest / temperature, dim=-1).float()
 
 
-def _no_cache(settings: RunSettings) -> CachePolicy:
-    public = settings.public
-    return CachePolicy(settings.seed, public.size, public.subset_size, duration=0, expiry="refresh")
+def _no_cache(settings: RunSettings, pool: PublicPool) -> CachePolicy:
+    return CachePolicy(settings.seed, len(pool), settings.public.subset_size, duration=0, expiry="refresh")
 
 
 def dsfl_server(server: ServerSide, experiment: str) -> SoftLabelServer:
@@ -47,10 +47,10 @@ def dsfl_server(server: ServerSide, experiment: str) -> SoftLabelServer:
         return dsfl_paper_down(count.requested, count.sent + count.caught_up, server.num_classes)
 
     temperature = server.settings.dsfl.temperature
-    policy = _no_cache(server.settings)
+    policy = _no_cache(server.settings, server.pool)
     return SoftLabelServer(server, experiment, policy, lambda mean: era(mean, temperature), paper_down)
 
 
 def dsfl_client(client: ClientSide) -> SoftLabelClient:
     """Build DS-FL's client half."""
-    return SoftLabelClient(client, _no_cache(client.settings))
+    return SoftLabelClient(client, _no_cache(client.settings, client.pool))

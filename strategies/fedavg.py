@@ -11,7 +11,6 @@ from protocol.errors import MessageError
 from protocol.messages import HelloReply, WeightsReply, WeightsRequest
 from strategies.local import train_locally
 from strategies.method import ClientSide, Incoming, MethodState, Outgoing, Score, ServerSide
-from strategies.training import evaluate
 
 _BYTES_PER_WEIGHT = 4
 
@@ -22,6 +21,7 @@ class FedAvgServer:
     final_exchange = False
 
     def __init__(self, server: ServerSide, experiment: str) -> None:
+        self._server = server
         self._experiment = experiment
         self._model = server.new_model()
         self._mean = WeightedMean(self._model.state_dict())
@@ -68,7 +68,7 @@ class FedAvgServer:
 
     def score(self, test: Samples) -> Score:
         """Score the global model."""
-        return Score(evaluate(self._model, test))
+        return Score(self._server.evaluate(self._model, test))
 
     def state(self) -> MethodState:
         """Return nothing: the model is all there is."""
@@ -96,7 +96,7 @@ class FedAvgClient:
         before = self._client.evaluate(model)
         train_locally(model, self._client, request.round)
         return WeightsReply(
-            before.accuracy, before.loss, before.examples, len(self._client.data.train), model.state_dict()
+            **vars(before), trained_on=len(self._client.data.train), weights=model.state_dict()
         ).to_record()
 
     def state_digests(self) -> list[bytes]:

@@ -70,7 +70,7 @@ class IndividualClient:
         train_locally(model, client, request.round)
         result = client.evaluate(model)
         client.store.save(ClientState(request.round, client.architecture, model.state_dict()))
-        return LocalReply(result.accuracy, result.loss, result.examples).to_record()
+        return LocalReply(**vars(result)).to_record()
 
     def state_digests(self) -> list[bytes]:
         """Return nothing: what is kept is the client's own."""

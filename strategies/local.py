@@ -39,4 +39,5 @@ def train_locally(
         settings.momentum,
         settings.weight_decay,
         learning_rate(settings, round),
+        client.arithmetic,
     )

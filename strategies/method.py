@@ -14,13 +14,15 @@ from flwr.app import RecordDict
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from data import ClientData, PublicPool, Samples
-from models import build_elastic, build_model, elastic_design
+from data import ClientData, Inputs, PublicPool, Samples
+from models import as_image_shape, build_elastic, build_model, elastic_design
 from protocol.errors import SettingsError
 from protocol.messages import Evaluation, HelloReply
 from protocol.randomness import derive_seed, torch_generator
 from protocol.settings import RunSettings
 from strategies.levels import level_shape, plan_levels
+from strategies.metrics import MetricName
+from strategies.precision import Arithmetic
 from strategies.state import ClientState, StateStore
 from strategies.training import evaluate
 
@@ -116,16 +118,34 @@ class ServerSide:
 
     settings: RunSettings
     pool: PublicPool
-    test: Samples
+    input_shape: tuple[int, ...]
     num_classes: int
     device: torch.device
-    calibration: Tensor | None = None
+    calibration: Inputs | None = None
     """Inputs on which norms are calibrated before a submodel is scored; None: there are none."""
+
+    def __post_init__(self) -> None:
+        """Refuse a precision that the device does not compute in, before a round is played."""
+        _ = self.arithmetic
+
+    @property
+    def arithmetic(self) -> Arithmetic:
+        """How networks compute here."""
+        return Arithmetic(self.settings.precision, self.device)
+
+    @property
+    def metric(self) -> MetricName:
+        """The figure beside accuracy and loss."""
+        return self.settings.data.metric
 
     def new_model(self) -> nn.Module:
         """Build the server's model with the initial weights that belong to the run's seed."""
         seed = derive_seed(self.settings.seed, "model", client="server")
-        return build_model(self.settings.model, self.test.image_shape, self.num_classes, seed).to(self.device)
+        return build_model(self.settings.model, self.input_shape, self.num_classes, seed).to(self.device)
+
+    def evaluate(self, model: nn.Module, test: Samples) -> Evaluation:
+        """Score a model on held-out samples."""
+        return evaluate(model, test, self.metric, self.arithmetic)
 
 
 @dataclass(frozen=True)
@@ -142,18 +162,29 @@ class ClientSide:
     level: int | None = None
     """The level of its elastic network; None with other networks."""
 
+    def __post_init__(self) -> None:
+        """Refuse a precision that the device does not compute in, before anything is trained."""
+        _ = self.arithmetic
+
+    @property
+    def arithmetic(self) -> Arithmetic:
+        """How networks compute here."""
+        return Arithmetic(self.settings.precision, self.device)
+
     def new_model(self) -> nn.Module:
         """Build this client's model with the initial weights that belong to its name.
 
         Of an elastic network that is the submodel of the client's level, with its exits.
         """
         seed = derive_seed(self.settings.seed, "model", client=self.name)
-        shape, classes = self.data.train.image_shape, self.data.num_classes
+        input_shape, classes = self.data.train.input_shape, self.data.num_classes
         if self.level is None:
-            return build_model(self.model_name, shape, classes, seed).to(self.device)
-        levels = plan_levels(self.settings.levels, self.model_name, shape, classes)
-        design = elastic_design(self.model_name)
-        return build_elastic(design, shape, classes, seed, level_shape(levels, self.level)).to(self.device)
+            return build_model(self.model_name, input_shape, classes, seed).to(self.device)
+        image_shape = as_image_shape(input_shape, self.model_name)
+        levels = plan_levels(self.settings.levels, self.model_name, image_shape, classes)
+        shape = level_shape(levels, self.level)
+        model = build_elastic(elastic_design(self.model_name), image_shape, classes, seed, shape)
+        return model.to(self.device)
 
     @property
     def architecture(self) -> str:
@@ -185,4 +216,4 @@ class ClientSide:
 
     def evaluate(self, model: nn.Module) -> Evaluation:
         """Score a model on this client's own test part."""
-        return evaluate(model, self.data.test)
+        return evaluate(model, self.data.test, self.settings.data.metric, self.arithmetic)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from protocol.ledger import Traffic
 from protocol.messages import Evaluation
+from strategies.metrics import mean
 
 
 @dataclass
@@ -22,7 +23,7 @@ class RoundReport:
 
     @property
     def clients(self) -> Evaluation | None:
-        """The clients' figures, weighted by their test samples."""
+        """The clients' figures, weighted by their test samples; the metric is that of those who have one."""
         return self._mean(self.evaluations)
 
     @property
@@ -43,4 +44,5 @@ class RoundReport:
         examples = sum(result.examples for result in results)
         accuracy = sum(result.accuracy * result.examples for result in results) / examples
         loss = sum(result.loss * result.examples for result in results) / examples
-        return Evaluation(accuracy, loss, examples)
+        metric = mean((result.metric, result.examples) for result in results)
+        return Evaluation(accuracy, loss, examples, metric)

@@ -10,12 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.sgd import sgd
 
-from data import Samples, batches
+from data import Inputs, Samples, batches, in_batches
 from models.elastic import ElasticNetwork
 from protocol.errors import TrainingError
 from protocol.messages import Evaluation
 from protocol.settings import TrainSettings
 from protocol.values import numbers
+from strategies.metrics import MetricName, score
+from strategies.precision import FLOAT32, Arithmetic
 
 EVALUATION_BATCH = 500
 _REMEDY = "try a smaller learning-rate"
@@ -46,6 +48,7 @@ def fit(
     momentum: float = 0.0,
     weight_decay: float = 0.0,
     learning_rate: float | None = None,
+    arithmetic: Arithmetic = FLOAT32,
 ) -> None:
     """Train a model in place by plain SGD.
 
@@ -57,6 +60,8 @@ def fit(
         How many samples there are; with none, nothing happens.
     learning_rate : float, optional
         In place of the settings'.
+    arithmetic : Arithmetic
+        Of the layers; weights and gradients are float32.
 
     Raises
     ------
@@ -68,12 +73,14 @@ def fit(
     parameters: list[Tensor] = [parameter for parameter in model.parameters() if parameter.requires_grad]
     velocities: list[Tensor | None] = [None] * len(parameters)
     rate = settings.learning_rate if learning_rate is None else learning_rate
+    find_gradients = arithmetic.gradients()
     model.train()
     for _ in range(settings.epochs):
         for indices in batches(samples, settings.batch_size, generator):
-            loss = batch_loss(indices)
-            gradients = list(torch.autograd.grad(loss, parameters))
-            _sgd_step(parameters, gradients, velocities, rate, momentum, weight_decay)
+            with arithmetic.autocast():
+                loss = batch_loss(indices)
+            if (gradients := find_gradients(loss, parameters)) is not None:
+                _sgd_step(parameters, gradients, velocities, rate, momentum, weight_decay)
     finite = all(bool(parameter.isfinite().all()) for parameter in parameters)
     if not (finite and math.isfinite(loss.item())):
         raise TrainingError(f"training diverged: last loss = {loss.item()}, {_REMEDY}")
@@ -118,8 +125,12 @@ def learning_rate(settings: TrainSettings, round: int) -> float:
 
 
 def all_exits(model: nn.Module, inputs: Tensor) -> list[Tensor]:
-    """Return the logits of each exit of a network, the shallowest first; most networks have one."""
-    return model.exits(inputs) if isinstance(model, ElasticNetwork) else [model(inputs)]
+    """Return the logits of each exit of a network, the shallowest first; most networks have one.
+
+    They are float32 whatever precision the network computes in, and so is every loss of them.
+    """
+    logits = model.exits(inputs) if isinstance(model, ElasticNetwork) else [model(inputs)]
+    return [z.float() for z in logits]
 
 
 def mean_over_exits(model: nn.Module, inputs: Tensor, loss: Callable[[Tensor], Tensor]) -> Tensor:
@@ -135,36 +146,41 @@ def mean_over_exits(model: nn.Module, inputs: Tensor, loss: Callable[[Tensor], T
 
 
 @torch.no_grad()
-def predict(model: nn.Module, inputs: Tensor) -> Tensor:
+def predict(model: nn.Module, inputs: Inputs, arithmetic: Arithmetic = FLOAT32) -> Tensor:
     """Return class probabilities, float32 of shape (n, classes), network in eval mode."""
-    with _eval_mode(model):
-        logits = [model(part) for part in torch.split(inputs, EVALUATION_BATCH)]
-    return torch.softmax(torch.cat(logits).float(), dim=1)
+    return torch.softmax(_logits(model, inputs, arithmetic), dim=1)
 
 
 @torch.no_grad()
-def exit_logits(model: nn.Module, inputs: Tensor) -> list[Tensor]:
+def exit_logits(model: nn.Module, inputs: Inputs, arithmetic: Arithmetic = FLOAT32) -> list[Tensor]:
     """Return the logits of each exit, float32 of shape (n, classes), network in eval mode."""
-    with _eval_mode(model):
-        parts = [all_exits(model, part) for part in torch.split(inputs, EVALUATION_BATCH)]
-    return [torch.cat(of_exit).float() for of_exit in zip(*parts, strict=True)]
+    with _eval_mode(model), arithmetic.autocast():
+        parts = [all_exits(model, batch) for batch in in_batches(inputs, EVALUATION_BATCH)]
+    return [torch.cat(of_exit) for of_exit in zip(*parts, strict=True)]
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, samples: Samples) -> Evaluation:
-    """Score a model on held-out samples: accuracy in [0, 1] and mean cross-entropy.
+def evaluate(
+    model: nn.Module, samples: Samples, metric: MetricName = "none", arithmetic: Arithmetic = FLOAT32
+) -> Evaluation:
+    """Score a model on held-out samples: accuracy in [0, 1], mean cross-entropy, and a metric.
 
     Raises
     ------
     TrainingError
         If the loss is not finite.
     """
-    with _eval_mode(model):
-        logits = torch.cat([model(part) for part in torch.split(samples.inputs, EVALUATION_BATCH)]).float()
-    return score_logits(logits, samples.targets)
+    return score_logits(_logits(model, samples.inputs, arithmetic), samples.targets, metric)
 
 
-def score_logits(logits: Tensor, targets: Tensor) -> Evaluation:
+def _logits(model: nn.Module, inputs: Inputs, arithmetic: Arithmetic) -> Tensor:
+    """Return the last exit's logits, float32 of shape (n, classes), network in eval mode."""
+    with _eval_mode(model), arithmetic.autocast():
+        parts = [model(batch) for batch in in_batches(inputs, EVALUATION_BATCH)]
+    return torch.cat(parts).float()
+
+
+def score_logits(logits: Tensor, targets: Tensor, metric: MetricName = "none") -> Evaluation:
     """Score answers, logits of shape (n, classes), to samples whose classes are known.
 
     Raises
@@ -176,7 +192,8 @@ def score_logits(logits: Tensor, targets: Tensor) -> Evaluation:
     loss = F.cross_entropy(logits, targets).item()
     if not math.isfinite(loss):
         raise TrainingError(f"the model has diverged: loss = {loss} on held-out samples, {_REMEDY}")
-    return Evaluation(correct / len(targets), loss, len(targets))
+    figure = score(metric, torch.softmax(logits.double(), dim=1), targets)
+    return Evaluation(correct / len(targets), loss, len(targets), figure)
 
 
 @contextmanager

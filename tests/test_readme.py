@@ -48,6 +48,31 @@ def test_a_recipe_is_a_valid_run_config_and_says_what_it_is_for(recipe):
     assert re.search(r"minute", recipe.read_text().split("\n\n")[0]), "the expected time stands in the head"
 
 
+PEERS = sorted(
+    path.stem.removeprefix("fedavg-")
+    for path in (PROJECT / "recipes").glob("fedavg-*.toml")
+    if (PROJECT / "recipes" / f"scarlet-{path.stem.removeprefix('fedavg-')}.toml").exists()
+)
+
+
+@pytest.mark.parametrize("name", PEERS)
+def test_a_peers_recipe_trains_alike_on_the_same_data(name):
+    ours, peer = (
+        tomllib.loads((PROJECT / "recipes" / f"{strategy}-{name}.toml").read_text())
+        for strategy in ("scarlet", "fedavg")
+    )
+    assert peer["strategy"] == "fedavg"
+    for key in ("model", "num-rounds", "data", "public", "train"):
+        assert peer[key] == ours[key]
+
+
+def test_every_recipe_is_named_in_the_readme_and_every_one_named_is_there():
+    named = set(re.findall(r"`((?:scarlet|fedavg|scalefl)-[a-z0-9-]+)`", TEXT))
+    recipes = {path.stem: path.read_text() for path in (PROJECT / "recipes").glob("*.toml")}
+    assert {name for name, text in recipes.items() if "/path/to/" in text} <= named
+    assert {name for name in named if not name.endswith(("smallest", "largest"))} <= recipes.keys()
+
+
 def test_the_commands_of_the_readme_give_valid_run_configs():
     for given in re.findall(r'--run-config "([^"…]+)"', TEXT):
         pairs = re.findall(r"([\w.-]+)=('[^']*'|\S+)", given)

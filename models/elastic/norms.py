@@ -6,11 +6,15 @@ inputs that are neither its test nor labelled, and keeps the statistics of these
 et al. 2021, section 3).
 """
 
+from collections.abc import Iterable
+from itertools import chain
+
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-_BATCH = 500
+CALIBRATION_BATCH = 500
+"""Most inputs in a batch whose statistics enter the mean."""
 
 
 def forget_statistics(model: nn.Module) -> None:
@@ -30,21 +34,24 @@ def track_statistics(model: nn.Module) -> None:
 
 
 @torch.no_grad()
-def recalibrate(model: nn.Module, inputs: Tensor) -> None:
-    """Set the running statistics to those of some inputs, the mean over batches of up to 500.
+def recalibrate(model: nn.Module, batches: Iterable[Tensor]) -> None:
+    """Set the running statistics to those of some inputs, the plain mean over the batches.
 
     Parameters
     ----------
-    inputs
-        Shape (n, channels, height, width), on the model's device; at least two.
+    batches
+        Each of shape (batch, channels, height, width), on the model's device. Their sizes are nearly
+        equal, for they count alike, and the first has at least two inputs.
 
     Raises
     ------
     ValueError
         With fewer than two inputs, which have no variance.
     """
-    if len(inputs) < 2:
-        raise ValueError(f"{len(inputs)} inputs: batch norms need at least two to be calibrated on")
+    batches = iter(batches)
+    first = next(batches, torch.empty(0))
+    if len(first) < 2:
+        raise ValueError(f"{len(first)} inputs: batch norms need at least two to be calibrated on")
     track_statistics(model)
     norms = _norms(model)
     momenta = [norm.momentum for norm in norms]
@@ -54,7 +61,7 @@ def recalibrate(model: nn.Module, inputs: Tensor) -> None:
     for norm in norms:
         norm.train()
     try:
-        for batch in inputs.tensor_split(-(-len(inputs) // _BATCH)):
+        for batch in chain([first], batches):
             _answer(model, batch)
     finally:
         _set(norms, momenta)

@@ -7,7 +7,9 @@ from flwr.app import RecordDict
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from data import in_batches
 from models.elastic import ElasticNetwork, forget_statistics, recalibrate
+from models.elastic.norms import CALIBRATION_BATCH
 from protocol.errors import MessageError
 from protocol.messages import SliceReply, SliceRequest
 from strategies.local import LossOfBatch, train_locally
@@ -38,12 +40,12 @@ class SubmodelClient:
         request = SliceRequest.from_record(content)
         train = self._client.data.train
         model = self._submodel(request)
-        recalibrate(model, train.inputs)
+        recalibrate(model, in_batches(train.inputs, CALIBRATION_BATCH))
         before = self._client.evaluate(model)
         forget_statistics(model)
         train_locally(model, self._client, request.round, self._loss(request.round))
         return SliceReply(
-            before.accuracy, before.loss, before.examples, len(train), model.state_dict(), request.level
+            **vars(before), trained_on=len(train), weights=model.state_dict(), level=request.level
         ).to_record()
 
     def state_digests(self) -> list[bytes]:
@@ -52,7 +54,7 @@ class SubmodelClient:
 
     def _submodel(self, request: SliceRequest) -> ElasticNetwork:
         client = self._client
-        submodels = Submodels(client.settings, client.data.train.image_shape, client.data.num_classes)
+        submodels = Submodels(client.settings, client.data.train.input_shape, client.data.num_classes)
         if not submodels.plan.trains(request.level):
             raise MessageError(f"level = {request.level}: there is no submodel for it")
         model = submodels.build(submodels.shape(request.level))

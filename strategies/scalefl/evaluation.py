@@ -11,6 +11,8 @@ from torch import Tensor
 from data import Samples
 from models.elastic import ElasticNetwork
 from protocol.messages import Evaluation
+from strategies.metrics import MetricName, mean
+from strategies.precision import FLOAT32, Arithmetic
 from strategies.training import exit_logits, score_logits
 
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 0.999)
@@ -38,7 +40,13 @@ class ExitScores:
         }
 
 
-def score_exits(model: ElasticNetwork, test: Samples, flops: Sequence[int]) -> ExitScores:
+def score_exits(
+    model: ElasticNetwork,
+    test: Samples,
+    flops: Sequence[int],
+    metric: MetricName = "none",
+    arithmetic: Arithmetic = FLOAT32,
+) -> ExitScores:
     """Score every exit of a network, their ensemble, and early-exit inference.
 
     Parameters
@@ -49,13 +57,17 @@ def score_exits(model: ElasticNetwork, test: Samples, flops: Sequence[int]) -> E
         Held-out samples.
     flops
         Multiply-adds of one image up to each exit.
+    metric
+        Found for the last exit.
+    arithmetic
+        Of the network's layers.
     """
-    logits = exit_logits(model, test.inputs)
+    logits = exit_logits(model, test.inputs, arithmetic)
     probabilities = torch.stack([F.softmax(z, dim=1) for z in logits])
     right = probabilities.argmax(dim=2) == test.targets
     together = probabilities.mean(dim=0).argmax(dim=1) == test.targets
     return ExitScores(
-        score_logits(logits[-1], test.targets),
+        score_logits(logits[-1], test.targets, metric),
         tuple(_share(exit_) for exit_ in right),
         _share(together),
         tuple(early_exit(probabilities, test.targets, flops, threshold) for threshold in THRESHOLDS),
@@ -92,10 +104,11 @@ def early_exit(
 
 
 def mean_evaluation(results: Sequence[Evaluation]) -> Evaluation:
-    """Return the plain mean of evaluations on the same samples."""
+    """Return the plain mean of evaluations on the same samples, the metric of those that have one."""
     count = len(results)
     accuracy = sum(result.accuracy for result in results) / count
-    return Evaluation(accuracy, sum(result.loss for result in results) / count, results[0].examples)
+    loss = sum(result.loss for result in results) / count
+    return Evaluation(accuracy, loss, results[0].examples, mean((result.metric, 1) for result in results))
 
 
 def _share(right: Tensor) -> float:

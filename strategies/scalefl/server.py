@@ -12,6 +12,7 @@ from models.elastic import ElasticNetwork, SliceMap, SliceMean
 from protocol.errors import MessageError
 from protocol.messages import Evaluation, HelloReply, SliceReply, SliceRequest
 from strategies.method import Incoming, MethodState, Outgoing, Score, ServerSide
+from strategies.metrics import figures
 from strategies.scalefl.evaluation import mean_evaluation, score_exits
 from strategies.scalefl.submodels import Submodels
 
@@ -28,7 +29,7 @@ class SubmodelServer:
     def __init__(self, server: ServerSide, experiment: str) -> None:
         self._server = server
         self._experiment = experiment
-        self._submodels = Submodels(server.settings, server.test.image_shape, server.num_classes)
+        self._submodels = Submodels(server.settings, server.input_shape, server.num_classes)
         self._model = self._submodels.build(self._submodels.plan.whole)
         self._levels: dict[str, int] = {}
         self._round = 0
@@ -95,7 +96,7 @@ class SubmodelServer:
 
         The evaluation is the plain mean over the levels at their last exits.
         """
-        calibration, plan = self._server.calibration, self._submodels.plan
+        calibration, plan, metric = self._server.calibration, self._submodels.plan, self._server.metric
         if calibration is None:
             return None
         results: list[Evaluation] = []
@@ -104,9 +105,11 @@ class SubmodelServer:
         weights = self._weights()
         for level, shape in plan.distinct():
             submodel = self._submodels.calibrated(level, self._round, weights, calibration)
-            scores = score_exits(submodel, test, self._submodels.cost(level).flops)
+            flops = self._submodels.cost(level).flops
+            scores = score_exits(submodel, test, flops, metric, self._server.arithmetic)
             results.append(scores.last)
-            levels.append({"level": level, **vars(scores.last), "ensemble": scores.ensemble})
+            numbers = {"examples": scores.last.examples, "ensemble": scores.ensemble}
+            levels.append({"level": level, **figures(scores.last, metric), **numbers})
             if shape == plan.whole and len(shape.exits) > 1:
                 details |= scores.as_details()
         return Score(mean_evaluation(results), details)

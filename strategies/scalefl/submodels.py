@@ -5,7 +5,8 @@ from functools import cached_property
 
 from torch import Tensor
 
-from models import build_elastic, elastic_design
+from data import Inputs, in_batches
+from models import as_image_shape, build_elastic, elastic_design
 from models.elastic import (
     Axes,
     Cost,
@@ -18,6 +19,7 @@ from models.elastic import (
     index_policy,
     recalibrate,
 )
+from models.elastic.norms import CALIBRATION_BATCH
 from protocol.randomness import derive_seed
 from protocol.settings import RunSettings
 from strategies.scalefl.variants import VARIANTS, LevelPlan
@@ -33,7 +35,7 @@ class Submodels:
     ----------
     settings
         Of the run; its strategy says how submodels are cut.
-    image_shape
+    input_shape
         Channels, height and width of an image.
     num_classes
         Width of the output.
@@ -41,10 +43,11 @@ class Submodels:
     Raises
     ------
     SettingsError
-        If the network has no such submodels.
+        If the network has no such submodels, or the inputs are no images.
     """
 
-    def __init__(self, settings: RunSettings, image_shape: tuple[int, int, int], num_classes: int) -> None:
+    def __init__(self, settings: RunSettings, input_shape: tuple[int, ...], num_classes: int) -> None:
+        image_shape = as_image_shape(input_shape, settings.model)
         self.plan = LevelPlan.of(settings, image_shape, num_classes)
         self._policy = VARIANTS[settings.strategy].policy
         self._seed = settings.seed
@@ -85,7 +88,7 @@ class Submodels:
         return self._maps[key]
 
     def calibrated(
-        self, level: int, round: int, whole: Mapping[str, Tensor], calibration: Tensor
+        self, level: int, round: int, whole: Mapping[str, Tensor], calibration: Inputs
     ) -> ElasticNetwork:
         """Cut a level's submodel out of the network's weights and give its norms statistics.
 
@@ -98,12 +101,12 @@ class Submodels:
         whole
             The network's weights, on the CPU.
         calibration
-            Inputs, on the device where the submodel is to be.
+            At least two inputs, on the device where the submodel is to be.
         """
         submodel = self.build(self.shape(level))
         submodel.load_state_dict(self.map(level, round).extract(whole))
         submodel.to(calibration.device)
-        recalibrate(submodel, calibration)
+        recalibrate(submodel, in_batches(calibration, CALIBRATION_BATCH))
         return submodel
 
     @cached_property

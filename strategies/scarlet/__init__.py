@@ -9,6 +9,7 @@ never weights, so each may run another network. A round is one message and one r
 - ``client.py``: distil on the last subset's labels → train → predict → evaluate.
 """
 
+from data import PublicPool
 from protocol.ledger import scarlet_paper_down
 from protocol.settings import RunSettings
 from strategies.method import ClientSide, ServerSide
@@ -21,11 +22,11 @@ from strategies.scarlet.server import SentLabels, SoftLabelServer
 __all__ = ["distillation_loss", "enhanced_era", "scarlet_client", "scarlet_server"]
 
 
-def cache_policy(settings: RunSettings) -> CachePolicy:
-    """Return SCARLET's cache as the settings define it."""
+def cache_policy(settings: RunSettings, pool: PublicPool) -> CachePolicy:
+    """Return SCARLET's cache as the settings define it, for a pool."""
     return CachePolicy(
         settings.seed,
-        settings.public.size,
+        len(pool),
         settings.public.subset_size,
         settings.scarlet.cache_duration,
         settings.scarlet.expiry,
@@ -41,10 +42,10 @@ def scarlet_server(server: ServerSide, experiment: str) -> SoftLabelServer:
         )
 
     beta = server.settings.scarlet.beta
-    policy = cache_policy(server.settings)
+    policy = cache_policy(server.settings, server.pool)
     return SoftLabelServer(server, experiment, policy, lambda mean: enhanced_era(mean, beta), paper_down)
 
 
 def scarlet_client(client: ClientSide) -> SoftLabelClient:
     """Build SCARLET's client half."""
-    return SoftLabelClient(client, cache_policy(client.settings))
+    return SoftLabelClient(client, cache_policy(client.settings, client.pool))

@@ -65,11 +65,9 @@ class SoftLabelClient:
         self._client.store.save(self._remember(request.round, model, cache, versions))
         named = None if request.requested is None or labels is None else reading.requested
         return SoftLabelReply(
-            result.accuracy,
-            result.loss,
-            result.examples,
-            cache.digest(),
-            labels,
+            **vars(result),
+            cache=cache.digest(),
+            labels=labels,
             indices=None if named is None else encode_indices(named, self._policy.pool_size),
             missing=missing or None,
             lost=reading.lost or None,
@@ -130,7 +128,8 @@ class SoftLabelClient:
         indices = in_use.indices[held]
         labels = decode_labels(cache.rows[indices], self._classes, self._encoding)
         generator = self._client.generator("distil", round)
-        distil(model, self._client.pool, indices, labels, self._client.settings.distillation, generator)
+        settings, arithmetic = self._client.settings.distillation, self._client.arithmetic
+        distil(model, self._client.pool, indices, labels, settings, generator, arithmetic)
         return int((~held).sum())
 
     def _predict(self, model: nn.Module, requested: Indices | None) -> bytes | None:
@@ -138,7 +137,8 @@ class SoftLabelClient:
             return None
         if len(requested) == 0:
             return b""
-        predictions = predict(model, self._client.pool.inputs[torch.tensor(requested)])
+        inputs = self._client.pool.inputs.take(torch.tensor(requested))
+        predictions = predict(model, inputs, self._client.arithmetic)
         return encode_labels(predictions, self._encoding).tobytes()
 
     def _cache(self, state: ClientState | None) -> LabelCache:

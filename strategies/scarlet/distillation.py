@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from data import PublicPool
 from protocol.settings import DistillationSettings
+from strategies.precision import FLOAT32, Arithmetic
 from strategies.training import fit, mean_over_exits
 
 
@@ -29,6 +30,7 @@ def distil(
     labels: Tensor,
     settings: DistillationSettings,
     generator: torch.Generator,
+    arithmetic: Arithmetic = FLOAT32,
 ) -> None:
     """Train a model in place towards the labels of some public samples.
 
@@ -39,10 +41,11 @@ def distil(
     labels : Tensor
         Probabilities, shape (n, classes).
     """
-    inputs = pool.inputs[torch.tensor(indices)]
-    labels = labels.to(inputs.device)
+    rows = torch.tensor(indices)
+    labels = labels.to(pool.inputs.device)
 
     def loss(batch: Tensor) -> Tensor:
-        return mean_over_exits(model, inputs[batch], lambda logits: distillation_loss(logits, labels[batch]))
+        inputs = pool.inputs[rows[batch]]
+        return mean_over_exits(model, inputs, lambda logits: distillation_loss(logits, labels[batch]))
 
-    fit(model, loss, len(indices), settings, generator)
+    fit(model, loss, len(indices), settings, generator, arithmetic=arithmetic)

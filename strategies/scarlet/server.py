@@ -29,7 +29,6 @@ from strategies.scarlet.acknowledgements import Acknowledgements
 from strategies.scarlet.cache import CachePolicy, Indices, LabelCache, LabelsInUse, Plan, Versions
 from strategies.scarlet.distillation import distil
 from strategies.scarlet.positions import Positions
-from strategies.training import evaluate
 
 _STARTS_ANEW = "its cache is not what was believed: it starts anew"
 
@@ -148,7 +147,7 @@ class SoftLabelServer:
 
     def score(self, test: Samples) -> Score:
         """Score the server's model."""
-        return Score(evaluate(self._model, test))
+        return Score(self._server.evaluate(self._model, test))
 
     # --- checkpoints ---------------------------------------------------------------------------
 
@@ -241,9 +240,9 @@ class SoftLabelServer:
     def _learn(self, round: int) -> None:
         in_use = self._versions.in_use
         labels = decode_labels(self._cache.rows[in_use.indices], self._server.num_classes, self._encoding)
-        settings = self._server.settings
-        generator = torch_generator(settings.seed, "distil", round, "server")
-        distil(self._model, self._server.pool, in_use.indices, labels, settings.distillation, generator)
+        server, settings = self._server, self._server.settings.distillation
+        generator = torch_generator(server.settings.seed, "distil", round, "server")
+        distil(self._model, server.pool, in_use.indices, labels, settings, generator, server.arithmetic)
 
     def _silent_field(self, round: int) -> bytes | None:
         if not self._silent_rounds:

@@ -10,8 +10,10 @@ import torch
 
 from client_app import capability
 from client_app.capability import Budgets, Carried, Need, choose, free_memory, measure, pinned
-from data import load_client_data
+from data import ClientData, Samples, load_client_data
+from data.inputs import TensorInputs
 from models.elastic import Shape
+from protocol.errors import SettingsError
 from protocol.settings import NodeSettings, RunSettings
 
 CPU = torch.device("cpu")
@@ -87,6 +89,20 @@ def test_a_round_takes_its_steps(needs: list[Need]) -> None:
     for need in needs:
         assert need.seconds_per_step > 0
         assert need.seconds_per_round == pytest.approx(steps * need.seconds_per_step)
+
+
+def test_in_16_bits_activations_take_less(needs: list[Need]) -> None:
+    run = RunSettings.parse({"strategy": "scalefl", "model": "elastic-cnn", "precision": "bf16"})
+    (*_, whole) = measure(run, run.model, load_client_data(run, 0, 10), CPU)
+    assert whole.parameters == needs[-1].parameters
+    assert whole.memory < needs[-1].memory
+
+
+def test_inputs_that_are_no_images_have_no_levels() -> None:
+    row = Samples(TensorInputs(torch.zeros(4, 12)), torch.zeros(4, dtype=torch.int64))
+    run = RunSettings.parse({"strategy": "scalefl", "model": "elastic-cnn"})
+    with pytest.raises(SettingsError, match="reads images, but the data are a table's rows"):
+        measure(run, run.model, ClientData(row, row, 2), CPU)
 
 
 # --- budgets -----------------------------------------------------------------------------------

@@ -3,6 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from data.inputs import TensorInputs
 from data.samples import Samples, batches
 
 
@@ -48,13 +49,17 @@ def test_batches_are_int64(generator):
 
 
 def test_take_keeps_each_image_with_its_class():
-    samples = Samples(torch.arange(6.0).reshape(6, 1, 1, 1), torch.arange(6))
+    samples = Samples(TensorInputs(torch.arange(6.0).reshape(6, 1, 1, 1)), torch.arange(6))
     taken = samples.take(torch.tensor([4, 1]))
     assert len(taken) == 2
-    assert taken.inputs.flatten().tolist() == [4.0, 1.0]
+    assert taken.inputs[torch.arange(2)].flatten().tolist() == [4.0, 1.0]
     assert taken.targets.tolist() == [4, 1]
 
 
 def test_to_moves_inputs_and_targets():
-    moved = Samples(torch.zeros(2, 1, 1, 1), torch.zeros(2, dtype=torch.int64)).to("meta")
+    moved = Samples(TensorInputs(torch.zeros(2, 1, 1, 1)), torch.zeros(2, dtype=torch.int64)).to("meta")
     assert moved.inputs.device.type == moved.targets.device.type == "meta"
+
+
+def test_samples_know_the_shape_of_one_input():
+    assert Samples(TensorInputs(torch.zeros(2, 3, 4, 5)), torch.zeros(2)).input_shape == (3, 4, 5)

@@ -12,6 +12,7 @@ from flwr.app import Message
 
 import client_app.app
 import client_app.node
+from data import load_public_pool
 from protocol.digests import code_digest
 from protocol.errors import FederationError, MotleyError
 from protocol.messages import HELLO, TRAIN, SoftLabelReply, SoftLabelRequest
@@ -246,7 +247,7 @@ def test_a_node_with_another_pool_is_refused_with_both_digests(tmp_path: Path) -
     grid = grid_for(run_settings, nodes=2)
     other = settings(tmp_path, public__size=100)
     node = grid.add_node(other.flat(), {"partition-id": 2, "num-partitions": 3})
-    pools = [client_app.node.load_public_pool(each).digest for each in (other, run_settings)]
+    pools = [load_public_pool(each).digest for each in (other, run_settings)]
     assert pools[0] != pools[1]
     message = refusal(grid, run_settings)
     assert f"its public pool is {pools[0]}, the server's is {pools[1]}" in message

@@ -209,7 +209,8 @@ def test_saved_models_score_as_the_last_line_says(
     folder: RunFolder, grid: InProcessGrid, run_settings: RunSettings
 ) -> None:
     test, last = load_server_test(run_settings), folder.rounds()[-1]
-    model = build_model("cnn", test.image_shape, CLASSES, seed=0)
+    assert test is not None
+    model = build_model("cnn", test.input_shape, CLASSES, seed=0)
     model.load_state_dict(load_weights(folder.models / "server.safetensors")[0])
     result = evaluate(model, test)
     assert (result.accuracy, result.loss) == (last["server"]["accuracy"], last["server"]["loss"])
@@ -221,7 +222,7 @@ def test_each_saved_client_scores_as_it_replied(
 ) -> None:
     network = ["cnn", "resnet20", "resnet32"][part]
     data = load_client_data(run_settings, part, CLIENTS)
-    model = build_model(network, data.test.image_shape, CLASSES, seed=0)
+    model = build_model(network, data.test.input_shape, CLASSES, seed=0)
     model.load_state_dict(load_weights(folder.models / f"client-000{part}.safetensors")[0])
     replied = SoftLabelReply.from_record(grid.replies_of(list(grid.nodes)[part])[-1].content)
     assert evaluate(model, data.test) == replied.evaluation

@@ -11,7 +11,7 @@ SHAPES = [(channels, side, side) for channels in (1, 3) for side in (8, 28, 32)]
 
 
 def test_every_name_that_settings_allow_has_a_builder_and_no_other():
-    assert sorted([*MODEL_BUILDERS, *ELASTIC_DESIGNS]) == sorted(MODEL_NAMES)
+    assert sorted(["mlp", *MODEL_BUILDERS, *ELASTIC_DESIGNS]) == sorted(MODEL_NAMES)
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -65,6 +65,24 @@ def test_unknown_name_is_refused_with_what_is_allowed():
 
     assert "'vgg'" in str(refusal.value)
     assert all(name in str(refusal.value) for name in MODEL_NAMES)
+
+
+def test_a_row_of_a_table_becomes_logits_in_the_mlp():
+    assert build_model("mlp", (13,), 2, seed=0)(torch.rand(4, 13)).shape == (4, 2)
+
+
+@pytest.mark.parametrize("name", [name for name in MODEL_NAMES if name != "mlp"])
+def test_networks_for_images_refuse_the_rows_of_a_table(name):
+    expected = rf"^model = '{name}': reads images, but the data are a table's rows; allowed is \"mlp\"$"
+    with pytest.raises(SettingsError, match=expected):
+        build_model(name, (13,), 2, seed=0)
+
+
+@pytest.mark.parametrize("name", MODEL_NAMES)
+def test_networks_for_numbers_refuse_texts(name):
+    expected = rf"^model = '{name}': reads .*, but the data are texts; allowed is a network that reads texts$"
+    with pytest.raises(SettingsError, match=expected):
+        build_model(name, (), 2, seed=0)
 
 
 def test_parameters_are_counted_and_buffers_are_not():

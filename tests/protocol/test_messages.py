@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from protocol.errors import MessageError
 from protocol.messages import (
+    Evaluation,
     HelloReply,
     HelloRequest,
     LocalReply,
@@ -227,7 +228,29 @@ def test_a_request_without_an_experiment_is_refused():
 
 def test_a_reply_s_evaluation_is_what_it_says():
     evaluation = LocalReply(accuracy=0.25, loss=1.5, examples=40).evaluation
-    assert (evaluation.accuracy, evaluation.loss, evaluation.examples) == (0.25, 1.5, 40)
+    assert evaluation == Evaluation(0.25, 1.5, 40, metric=None)
+
+
+@pytest.mark.parametrize("reply", [LocalReply, WeightsReply, SliceReply, SoftLabelReply])
+def test_every_reply_carries_a_metric_where_there_is_one(reply):
+    evaluation = Evaluation(0.25, 1.5, 40, 0.75)
+    sent = dataclasses.replace(some(reply), **vars(evaluation))
+    assert reply.from_record(over_the_wire(sent.to_record())).evaluation == evaluation
+
+
+def test_a_reply_without_a_metric_is_not_longer_for_it():
+    assert list(LocalReply(0.25, 1.5, 40).to_record()["fields"]) == ["accuracy", "loss", "examples"]
+
+
+@pytest.mark.parametrize("metric", [-1.0, 0.0, 1.0])
+def test_a_metric_may_lie_from_minus_1_to_1(metric):
+    assert LocalReply(0.5, 1.0, 40, metric=metric).evaluation.metric == metric
+
+
+@pytest.mark.parametrize("metric", [math.nan, math.inf, -math.inf, 1.01, -1.01])
+def test_an_impossible_metric_is_refused(metric):
+    with pytest.raises(MessageError, match=r"metric = .*: must be from -1 to 1"):
+        _ = LocalReply(0.5, 1.0, 40, metric=metric).evaluation
 
 
 @pytest.mark.parametrize(

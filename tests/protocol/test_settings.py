@@ -155,7 +155,11 @@ WRONG_RUNS = [
     ({"train.learning-rate": NAN}, "train.learning-rate = NaN", "finite"),
     ({"train.learning-rate": INFINITE}, "train.learning-rate = Infinity", "finite"),
     ({"data.client-test-fraction": 1.0}, "data.client-test-fraction = 1.0", "less than 1"),
-    ({"data.source": "café"}, 'data.source = "café"', "must be digits or an absolute path"),
+    (
+        {"data.source": "café"},
+        'data.source = "café"',
+        "must be digits, nodes, an absolute path .* or a Hugging Face hub",
+    ),
     ({"strategy": "fedprox"}, 'strategy = "fedprox"', f"{one_of(STRATEGY_NAMES)}$"),
     ({"public.subset-size": 601}, "public.subset-size = 601", "at most public.size = 600"),
     ({"model": "vit"}, 'model = "vit"', f"{one_of(MODEL_NAMES)}$"),

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 import server_app.report
-from data import load_public_pool, load_server_test
+from data import load_public_pool, load_server_test, load_shared
 from models import load_weights
 from models.elastic import ElasticNetwork
 from protocol.errors import ResumeError, SettingsError
@@ -54,7 +54,9 @@ def calibrated(folder: RunFolder, level: int) -> ElasticNetwork:
 
 
 def images_of(folder: RunFolder, count: int = 50) -> Tensor:
-    return load_server_test(settings_of(folder)).inputs[:count]
+    test = load_server_test(settings_of(folder))
+    assert test is not None
+    return test.inputs[torch.arange(count)]
 
 
 # --- safetensors -------------------------------------------------------------------------------
@@ -82,6 +84,7 @@ def test_a_file_says_what_it_holds(folder: RunFolder, tmp_path: Path) -> None:
     facts = {name: json.loads(value) for name, value in text.items()}
     shape = Submodels(settings_of(folder), (1, 8, 8), 10).shape(2)
     assert facts.pop("settings") == settings_of(folder).flat()
+    assert facts.pop("data") == load_shared(settings_of(folder)).facts()
     assert facts == {
         "model": "elastic-cnn",
         "level": 2,

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from data import Samples
+from data.inputs import TensorInputs
 from protocol.messages import Evaluation
 from protocol.settings import EarlyStoppingSettings
 from server_app.hooks import EarlyStoppingHook, EvaluationHook
@@ -82,7 +83,7 @@ def test_the_final_exchange_does_not_count() -> None:
 
 # --- evaluation --------------------------------------------------------------------------------
 
-TEST = Samples(torch.zeros(2, 1, 2, 2), torch.zeros(2, dtype=torch.int64))
+TEST = Samples(TensorInputs(torch.zeros(2, 1, 2, 2)), torch.zeros(2, dtype=torch.int64))
 
 
 def scored_in(rounds: int, every: int, score: Score | None) -> list[RoundOutcome]:
@@ -112,6 +113,14 @@ def test_what_a_method_tells_beside_its_figures_stands_in_the_line() -> None:
     line = only.line()
     assert line["server"] == {"accuracy": 0.75, "loss": 1.0}
     assert line["levels"] == [{"level": 1}]
+
+
+def test_a_server_without_test_samples_scores_nothing() -> None:
+    method: Any = SimpleNamespace(score=lambda test: pytest.fail("there is nothing to score on"))
+    each = outcome(1, 0.5)
+    EvaluationHook(method, None, 1, 1).after_round(each)
+    assert each.line()["server"] == {"accuracy": None, "loss": None}
+    assert each.seconds == {}
 
 
 def test_a_method_that_has_nothing_to_score_leaves_the_figures_empty() -> None:

@@ -46,6 +46,22 @@ def test_the_rows_tell_rounds_accuracies_and_savings() -> None:
     assert rows["against DS-FL (20.80 MB by its formula)"] == "paper 56.7 % saved, wire 100.0 % saved"
 
 
+def test_a_run_with_a_metric_tells_it_by_its_name() -> None:
+    lines = [line(number) for number in (1, 2)]
+    for each, value in zip(lines, (0.875, 0.8125), strict=True):
+        each["server"]["metric"], each["clients"]["metric"] = value, None
+    rows = summary(*lines, settings=RunSettings.parse({"data.metric": "auroc"})).rows()
+    place = [name for name, _ in rows].index("accuracy of the clients") + 1
+    assert rows[place : place + 2] == [
+        ("AUROC of the server", "0.812 (best 0.875)"),
+        ("AUROC of the clients", "–"),
+    ]
+
+
+def test_a_run_without_a_metric_has_no_row_of_it() -> None:
+    assert not [name for name, _ in summary(line(1)).rows() if "AUROC" in name or "κ" in name]
+
+
 def test_what_costs_more_is_not_called_a_saving() -> None:
     rows = dict(summary(line(1, asked=1)).rows())
     assert rows["against DS-FL (56.00 kB by its formula)"].startswith("paper 53.6 times as much")

@@ -6,12 +6,14 @@ import torch
 from torch import nn
 
 from data import ClientData, PublicPool, Samples
+from data.inputs import TensorInputs
 from protocol.randomness import derive_seed
 from protocol.settings import RunSettings
 from strategies.method import ClientSide, ServerSide
 from strategies.state import StateStore
 
 CLASSES = 3
+IMAGES = (1, 2, 2)
 EXPERIMENT = "experiment"
 CPU = torch.device("cpu")
 
@@ -55,19 +57,19 @@ class TinyClientSide(ClientSide):
 
 def random_images(count, *names):
     generator = torch.Generator().manual_seed(derive_seed(0, "images", client="/".join(names)))
-    return torch.rand(count, 1, 2, 2, generator=generator)
+    return torch.rand(count, *IMAGES, generator=generator)
 
 
 def random_samples(count, *names):
-    return Samples(random_images(count, *names), torch.arange(count) % CLASSES)
+    return Samples(TensorInputs(random_images(count, *names)), torch.arange(count) % CLASSES)
 
 
 def public_pool(settings):
-    return PublicPool.of(random_images(settings.public.size, "public"))
+    return PublicPool(TensorInputs(random_images(settings.public.size, "public")), "pool")
 
 
 def server_side(settings):
-    return TinyServerSide(settings, public_pool(settings), random_samples(6, "server"), CLASSES, CPU)
+    return TinyServerSide(settings, public_pool(settings), IMAGES, CLASSES, CPU)
 
 
 def client_side(settings, name, folder):

@@ -15,11 +15,12 @@ def test_local_training_lowers_the_loss_on_the_clients_own_samples(tmp_path):
     client = client_side(tiny_settings(train__epochs=30), "ada", tmp_path)
     model = linear_network(0)
     loss = torch.nn.CrossEntropyLoss()
-    before = loss(model(client.data.train.inputs), client.data.train.targets)
+    inputs, targets = client.data.train.inputs.values, client.data.train.targets
+    before = loss(model(inputs), targets)
 
     train_locally(model, client, round=1)
 
-    assert loss(model(client.data.train.inputs), client.data.train.targets) < before
+    assert loss(model(inputs), targets) < before
 
 
 def test_local_training_takes_its_settings_from_the_table_train(tmp_path, monkeypatch):
@@ -28,7 +29,7 @@ def test_local_training_takes_its_settings_from_the_table_train(tmp_path, monkey
 
     trained(tmp_path, train__momentum=0.5, train__weight_decay=0.25, train__epochs=2)
 
-    ((_, _, samples, table, _, momentum, weight_decay, _),) = calls
+    ((_, _, samples, table, _, momentum, weight_decay, *_),) = calls
     assert (samples, table.epochs, momentum, weight_decay) == (9, 2, 0.5, 0.25)
 
 

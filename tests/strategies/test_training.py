@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from data import Samples, batches
+from data.inputs import TensorInputs
 from protocol.randomness import torch_generator
 from protocol.settings import TrainSettings
 from strategies.training import EVALUATION_BATCH, evaluate, fit, learning_rate, predict
@@ -145,7 +146,7 @@ def test_predict_gives_the_softmax_of_the_logits():
     probabilities = predict(model, inputs)
 
     assert (probabilities.dtype, probabilities.requires_grad) == (torch.float32, False)
-    torch.testing.assert_close(probabilities, model(inputs).softmax(dim=1).detach())
+    torch.testing.assert_close(probabilities, model(inputs.values).softmax(dim=1).detach())
 
 
 def test_evaluate_counts_the_right_ones_and_takes_the_mean_loss():
@@ -154,7 +155,7 @@ def test_evaluate_counts_the_right_ones_and_takes_the_mean_loss():
         model[1].weight.copy_(torch.eye(CLASSES, 4))
     inputs = torch.eye(4)[[0, 1, 2, 2]].reshape(4, 1, 2, 2)
 
-    result = evaluate(model, Samples(inputs, torch.tensor([0, 1, 2, 0])))
+    result = evaluate(model, Samples(TensorInputs(inputs), torch.tensor([0, 1, 2, 0])))
 
     wrong, right = torch.tensor([0.0, 0, 1]), torch.tensor([1.0, 0, 0])
     loss = -(3 * right.log_softmax(dim=0)[0] + wrong.log_softmax(dim=0)[0]) / 4
@@ -166,12 +167,11 @@ def test_more_samples_than_fit_a_batch_are_all_predicted_and_evaluated_as_one():
     count = 2 * EVALUATION_BATCH + 3
     model, samples = linear_network(0), random_samples(count)
 
-    torch.testing.assert_close(predict(model, samples.inputs), model(samples.inputs).softmax(dim=1).detach())
+    logits = model(samples.inputs.values).detach()
+    torch.testing.assert_close(predict(model, samples.inputs), logits.softmax(dim=1))
     result = evaluate(model, samples)
     assert result.examples == count
-    assert result.loss == pytest.approx(
-        F.cross_entropy(model(samples.inputs), samples.targets).item(), rel=1e-5
-    )
+    assert result.loss == pytest.approx(F.cross_entropy(logits, samples.targets).item(), rel=1e-5)
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -191,7 +191,7 @@ def test_the_mode_is_restored_after_an_error_too(training):
     model = linear_network(0).train(training)
 
     with pytest.raises(RuntimeError):
-        predict(model, torch.zeros(2, 1, 3, 3))
+        predict(model, TensorInputs(torch.zeros(2, 1, 3, 3)))
 
     assert model.training == training
 

@@ -3,6 +3,7 @@
 import torch
 
 from data import ClientData, PublicPool, Samples
+from data.inputs import TensorInputs
 from models import elastic_design
 from protocol.messages import HelloReply, SliceReply, SliceRequest
 from protocol.randomness import derive_seed
@@ -26,18 +27,21 @@ def images(count, *names):
 
 
 def samples(count, *names, classes=CLASSES):
-    return Samples(images(count, *names), torch.arange(count) % classes)
+    return Samples(TensorInputs(images(count, *names)), torch.arange(count) % classes)
+
+
+def public_pool(settings):
+    return PublicPool(TensorInputs(images(settings.public.size, "public")), "pool")
 
 
 def server_side(settings, calibrated=True):
-    pool = PublicPool.of(images(settings.public.size, "public"))
-    calibration = pool.inputs if calibrated else None
-    return ServerSide(settings, pool, samples(12, "server"), CLASSES, CPU, calibration)
+    pool = public_pool(settings)
+    return ServerSide(settings, pool, IMAGES, CLASSES, CPU, pool.inputs if calibrated else None)
 
 
 def client_side(settings, folder, name="ada", classes=CLASSES):
     data = ClientData(samples(9, name, "train", classes=classes), samples(6, name, "test"), CLASSES)
-    pool = PublicPool.of(images(settings.public.size, "public"))
+    pool = public_pool(settings)
     return ClientSide(settings, name, settings.model, data, pool, StateStore(folder / name), CPU)
 
 

@@ -89,7 +89,7 @@ def test_a_client_scores_the_submodel_that_came_calibrated_on_its_own_samples(tm
     side, request = client_side(SETTINGS, tmp_path), request_for(SETTINGS, 2)
     submodel = CNN.build(IMAGES, CLASSES, CNN.preset[1])
     submodel.load_state_dict(request.weights, strict=False)
-    recalibrate(submodel, side.data.train.inputs)
+    recalibrate(submodel, [side.data.train.inputs.values])
 
     reply = answer(side, request)
 

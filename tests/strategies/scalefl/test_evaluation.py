@@ -3,6 +3,7 @@ import torch
 from torch import nn
 
 from data import Samples
+from data.inputs import TensorInputs
 from models.elastic import ElasticNetwork
 from protocol.messages import Evaluation
 from strategies.scalefl.evaluation import THRESHOLDS, early_exit, mean_evaluation, score_exits
@@ -58,7 +59,8 @@ class Says(nn.Module):
 
 def scored(*heads):
     network = ElasticNetwork(nn.Identity(), [nn.Identity() for _ in heads], dict(enumerate(heads, start=1)))
-    return score_exits(network, Samples(torch.zeros(4, 1, 2, 2), torch.tensor([0, 1, 1, 2])), FLOPS)
+    samples = Samples(TensorInputs(torch.zeros(4, 1, 2, 2)), torch.tensor([0, 1, 1, 2]))
+    return score_exits(network, samples, FLOPS)
 
 
 def test_every_exit_is_scored_on_its_own():
@@ -83,5 +85,10 @@ def test_early_exits_are_scored_at_every_threshold():
 
 
 def test_the_mean_evaluation_weighs_submodels_alike():
-    mean = mean_evaluation([Evaluation(0.5, 1.0, 40), Evaluation(0.75, 2.0, 40)])
-    assert mean == Evaluation(pytest.approx(0.625), pytest.approx(1.5), 40)
+    mean = mean_evaluation([Evaluation(0.5, 1.0, 40, 0.5), Evaluation(0.75, 2.0, 40, 1.0)])
+    assert mean == Evaluation(pytest.approx(0.625), pytest.approx(1.5), 40, pytest.approx(0.75))
+
+
+def test_the_mean_evaluation_passes_over_submodels_without_a_metric():
+    assert mean_evaluation([Evaluation(0.5, 1.0, 40, 0.5), Evaluation(0.75, 2.0, 40)]).metric == 0.5
+    assert mean_evaluation([Evaluation(0.5, 1.0, 40)]).metric is None

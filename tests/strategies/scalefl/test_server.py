@@ -427,6 +427,18 @@ def test_networks_of_one_exit_are_scored_by_level_alone(strategy, levels):
     assert details.keys() == {"levels"}
 
 
+def test_every_levels_metric_stands_in_its_line_and_the_score_has_their_mean():
+    score = server_for(submodel_settings(data__metric="kappa")).score(samples(12, "test"))
+
+    metrics = [line["metric"] for line in score.details["levels"]]
+    assert score.evaluation.metric == pytest.approx(sum(metrics) / 4)
+
+
+def test_without_a_metric_a_levels_line_has_none(server):
+    (line, *_) = server.score(samples(12, "test")).details["levels"]
+    assert list(line) == ["level", "accuracy", "loss", "examples", "ensemble"]
+
+
 def test_scoring_changes_nothing(server):
     before = weights(server)
 

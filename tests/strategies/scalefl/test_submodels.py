@@ -1,6 +1,10 @@
 import pytest
 import torch
 
+from data.inputs import TensorInputs
+from models.elastic import recalibrate
+from models.elastic.norms import CALIBRATION_BATCH
+from protocol.errors import SettingsError
 from strategies.scalefl.submodels import Submodels
 from tests.strategies.scalefl.exchange import (
     IMAGES,
@@ -9,7 +13,7 @@ from tests.strategies.scalefl.exchange import (
     shapes_of,
     submodel_settings,
 )
-from tests.strategies.sides import CLASSES
+from tests.strategies.sides import CLASSES, assert_same_weights
 
 
 def submodels_of(strategy, **changes):
@@ -86,7 +90,7 @@ def test_a_calibrated_submodel_is_the_networks_part_with_statistics():
     submodels = submodels_of("scalefl")
     whole = submodels.build(submodels.plan.whole).state_dict()
 
-    submodel = submodels.calibrated(1, 1, whole, images(20, "public")).eval()
+    submodel = submodels.calibrated(1, 1, whole, TensorInputs(images(20, "public"))).eval()
 
     part = submodels.map(1, 1).extract(whole)
     state = submodel.state_dict()
@@ -98,10 +102,27 @@ def test_a_calibrated_submodel_is_the_networks_part_with_statistics():
     }
 
 
+def test_more_inputs_than_fit_a_batch_calibrate_in_batches_of_equal_size():
+    submodels, inputs = submodels_of("scalefl"), images(CALIBRATION_BATCH + 2, "public")
+    whole = submodels.build(submodels.plan.whole).state_dict()
+    expected = submodels.calibrated(1, 1, whole, TensorInputs(inputs))
+
+    recalibrate(expected, inputs.tensor_split(2))
+
+    found = submodels.calibrated(1, 1, whole, TensorInputs(inputs))
+    assert_same_weights(found.state_dict(), expected.state_dict())
+
+
+def test_inputs_that_are_no_images_are_refused():
+    with pytest.raises(SettingsError, match="model = 'elastic-cnn': reads images"):
+        Submodels(submodel_settings("scalefl"), (12,), CLASSES)
+
+
 def test_calibration_makes_eval_mode_agree_with_the_batch_it_saw():
     submodels = submodels_of("scalefl")
     inputs = images(30, "public")
-    submodel = submodels.calibrated(2, 1, submodels.build(submodels.plan.whole).state_dict(), inputs)
+    whole = submodels.build(submodels.plan.whole).state_dict()
+    submodel = submodels.calibrated(2, 1, whole, TensorInputs(inputs))
 
     in_eval_mode = submodel.eval()(inputs)
 

@@ -58,7 +58,7 @@ def test_what_is_kept_is_the_network_that_predicted_and_was_evaluated(federation
         for name, exchange in exchanges.items():
             node = run.nodes[name]
             requested = decode_indices(exchange.reply.indices, POOL)
-            predictions = predict(model_of(node), node.side.pool.inputs[torch.tensor(requested)])
+            predictions = predict(model_of(node), node.side.pool.inputs.take(torch.tensor(requested)))
             assert exchange.reply.labels == encode_labels(predictions, "float16").tobytes()
             assert exchange.reply.evaluation == node.side.evaluate(model_of(node))
 

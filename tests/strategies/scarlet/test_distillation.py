@@ -1,5 +1,7 @@
+import numpy as np
 import torch
 
+from data.inputs import TensorInputs
 from strategies.scarlet.distillation import distil, distillation_loss
 from strategies.training import predict
 from tests.strategies.scarlet.recorded import RECORDED
@@ -35,7 +37,22 @@ def test_distillation_moves_the_network_towards_the_labels_of_the_samples_named(
 
     distil(network, pool, indices.numpy(), labels, settings.distillation, torch.Generator().manual_seed(0))
 
-    torch.testing.assert_close(predict(network, pool.inputs[indices]), labels, atol=0.02, rtol=0)
+    torch.testing.assert_close(predict(network, pool.inputs.take(indices)), labels, atol=0.02, rtol=0)
+
+
+def test_the_pool_is_read_a_batch_at_a_time(monkeypatch):
+    """Images of a large pool do not fit into memory as float32."""
+    settings = tiny_settings(distillation__batch_size=3, distillation__epochs=1)
+    read, asked = TensorInputs.__getitem__, []
+    monkeypatch.setattr(
+        TensorInputs, "__getitem__", lambda inputs, rows: asked.append(len(rows)) or read(inputs, rows)
+    )
+
+    labels, generator = torch.full((7, 3), 1 / 3), torch.Generator().manual_seed(0)
+    pool, rows = public_pool(settings), np.arange(7)
+    distil(linear_network(0), pool, rows, labels, settings.distillation, generator)
+
+    assert asked == [3, 4]
 
 
 def test_distillation_on_no_label_leaves_the_network_as_it_is():

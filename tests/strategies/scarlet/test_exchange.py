@@ -432,7 +432,7 @@ class FaultyFederation(RuleBasedStateMachine):
         side = self.nodes[name].side
         model = side.new_model()
         model.load_state_dict(side.store.newest().weights)
-        predictions = predict(model, side.pool.inputs[torch.tensor(requested)])
+        predictions = predict(model, side.pool.inputs.take(torch.tensor(requested)))
         assert reply.labels == encode_labels(predictions, self.settings.distillation.labels).tobytes()
 
     def check_request(self, name, exchange):

@@ -1,0 +1,154 @@
+"""The classes of a federation, and which class a label is."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Self
+
+import torch
+from torch import Tensor
+
+from protocol.errors import DataError
+from protocol.values import split_names
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+_SHOWN = 12
+
+
+@dataclass(frozen=True)
+class Classes:
+    """The classes in order.
+
+    Parameters
+    ----------
+    names
+        The label of each class, as text; labels that mean one class are joined by ``|``, as in ``1|2|3|4``.
+    """
+
+    names: tuple[str, ...]
+
+    @classmethod
+    def declared(cls, text: str) -> Self:
+        """Read ``data.classes``: a number of classes, whose labels are then 0, 1, …, or the labels.
+
+        Raises
+        ------
+        DataError
+            If there are fewer than two, or a label is empty or stands for two classes.
+        """
+        names = (
+            [str(number) for number in range(int(text))] if text.strip().isdecimal() else split_names(text)
+        )
+        labels = [label for name in names for label in _alternatives(name)]
+        if len(names) < 2 or len(set(labels)) < len(labels) or not all(labels):
+            raise DataError(
+                f'data.classes = "{text}": must be a number of classes, 2 or more, or two and more labels '
+                "without repeats"
+            )
+        return cls(tuple(names))
+
+    @classmethod
+    def found(cls, dataset: "Dataset", column: str, where: str) -> Self:
+        """Find the classes in a column: those that its type names, else all that occur, in order.
+
+        Raises
+        ------
+        DataError
+            If the column holds something else than labels, or fewer than two of them.
+        """
+        _require_labels(dataset, column, where)
+        if names := _names_by_type(dataset, column):
+            return cls(names)
+        cells = [cell for cell in dataset.unique(column) if not is_empty(cell)]
+        numbers = all(isinstance(cell, int | float) for cell in cells)
+        names = tuple(map(as_text, sorted(cells))) if numbers else tuple(sorted(map(as_text, cells)))
+        if len(names) < 2:
+            found = f"only the label {names[0]!r}" if names else "no labels"
+            raise DataError(f"{where}: column {column!r} holds {found} (data.classes can name the classes)")
+        return cls(names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def targets(self, dataset: "Dataset", column: str, where: str) -> Tensor:
+        """Return the class of each row, int64 of shape (N,).
+
+        Labels that the column's type names may also be told apart by their number, provided that there are
+        as many as the classes have labels: otherwise the numbers count something else.
+
+        Parameters
+        ----------
+        dataset, column
+            Where the labels are.
+        where
+            The setting and its value, for messages.
+
+        Raises
+        ------
+        DataError
+            Naming the first row without a label, or whose label is none of the classes.
+        """
+        _require_labels(dataset, column, where)
+        cells, names = dataset[column][:], _names_by_type(dataset, column)
+        if names:
+            numbered = len(names) == len(self._of_label)
+            class_of = {
+                number: self._of_text.get(name, self._of_text.get(str(number), -1) if numbered else -1)
+                for number, name in enumerate(names)
+            }
+            found = [class_of.get(cell, -1) for cell in cells]
+        else:
+            found = [-1 if is_empty(cell) else self._of_text.get(as_text(cell), -1) for cell in cells]
+        if -1 in found:
+            row = found.index(-1)
+            cell = cells[row]
+            if is_empty(cell) or (names and cell == -1):
+                raise DataError(f"{where}, row {row}: column {column!r} holds no label")
+            shown = ", ".join(self.names[:_SHOWN]) + (", …" if len(self) > _SHOWN else "")
+            raise DataError(
+                f"{where}, row {row}: label {names[cell] if names else as_text(cell)!r} is none of the "
+                f"{len(self)} classes {shown} (data.classes can name them)"
+            )
+        return torch.tensor(found, dtype=torch.int64)
+
+    @cached_property
+    def _of_label(self) -> dict[str, int]:
+        return {label: number for number, name in enumerate(self.names) for label in _alternatives(name)}
+
+    @cached_property
+    def _of_text(self) -> dict[str, int]:
+        """The class of each label, and of names as a whole: a label found in the data may have a ``|``."""
+        return self._of_label | {name: number for number, name in enumerate(self.names)}
+
+
+def is_empty(cell: object) -> bool:
+    """Tell whether a cell holds nothing: none, not a number, or no text."""
+    return cell is None or cell != cell or cell == ""  # noqa: PLR0124 - only NaN differs from itself
+
+
+def as_text(cell: Any) -> str:  # noqa: ANN401
+    """Write a label or a code: a gap in a column of integers makes floats of all, so 3.0 is 3."""
+    return str(int(cell)) if isinstance(cell, float) and cell.is_integer() else str(cell)
+
+
+def _alternatives(name: str) -> list[str]:
+    return [part.strip() for part in name.split("|")]
+
+
+def _names_by_type(dataset: "Dataset", column: str) -> tuple[str, ...]:
+    """Return the labels that a column's type names; it then holds their numbers."""
+    from datasets import ClassLabel
+
+    feature = dataset.features[column]
+    return tuple(feature.names or ()) if isinstance(feature, ClassLabel) else ()
+
+
+def _require_labels(dataset: "Dataset", column: str, where: str) -> None:
+    from datasets import ClassLabel, Value
+
+    feature = dataset.features[column]
+    if not isinstance(feature, ClassLabel | Value):
+        raise DataError(
+            f"{where}: column {column!r} holds no labels, but {feature} (data.label names another)"
+        )

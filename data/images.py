@@ -1,0 +1,310 @@
+"""Images brought to one size and one number of channels, once a machine, and mapped into memory.
+
+A real node has a fresh process for each message, and a simulation has several that serve many clients.
+None of them decodes: the first one writes every readable image's pixels into a file, and all map it.
+"""
+
+import functools
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data.inputs import PixelInputs
+from data.rows import ImageRows
+from protocol.errors import DataError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+log = logging.getLogger("flwr")
+
+_DECODED_AT_ONCE = 1000
+_LOOKED_AT = 100
+"""So many of the first images decide whether all are grey or colour."""
+_STATISTICS_BYTES = 2**26
+_NAMED = 5
+_HASH_BYTES = 16
+_WHITE = 255
+_FORMAT = "1"
+"""Part of each cache folder's name; another one makes all be prepared anew."""
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What images are brought to."""
+
+    channels: int = 0
+    """1: grey, 3: colour, 0: colour if one of the first images is, which keeps all that grey ones hold."""
+    height: int = 0
+    width: int = 0
+    """Pixels; 0: as the images are, which must then be alike."""
+
+
+@dataclass(frozen=True)
+class ImageForm:
+    """How pixels become a network's input: scaled to 0..1, less the mean, by the standard deviation."""
+
+    shape: tuple[int, int, int]
+    """Channels, height and width."""
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
+    """By channel, of pixels from 0 to 1."""
+
+    def facts(self) -> dict[str, Any]:
+        """Return the form as JSON holds it."""
+        return {"shape": list(self.shape), "mean": list(self.mean), "deviation": list(self.deviation)}
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """Pixels of all readable images.
+
+    Parameters
+    ----------
+    pixels
+        Uint8 tensor of shape (N, channels, height, width), perhaps mapped from a file.
+    hashes
+        Uint8 array of shape (N, 16): a hash of each image as it was stored, before it was converted, so
+        that machines whose decoders differ in a last bit still know that they hold the same.
+    kept
+        Int64 array of shape (N,): the row of the source each comes from.
+    white
+        The pixel that becomes 1.
+    """
+
+    pixels: Tensor
+    hashes: np.ndarray[Any, np.dtype[np.uint8]]
+    kept: np.ndarray[Any, np.dtype[np.int64]]
+    white: int = _WHITE
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width."""
+        _, channels, height, width = self.pixels.shape
+        return channels, height, width
+
+    def digest(self, rows: Tensor) -> str:
+        """Fingerprint some images and their order, as they were stored: 32 hexadecimal digits."""
+        return hashlib.blake2b(self.hashes[rows.numpy()].tobytes(), digest_size=16).hexdigest()
+
+    def fit(self, rows: Tensor, normalise: bool) -> ImageForm:
+        """Find the mean and standard deviation of some images, of the first 64 MB of pixels among them."""
+        channels = self.shape[0]
+        if not normalise:
+            return ImageForm(self.shape, (0.0,) * channels, (1.0,) * channels)
+        few = rows[: max(1, _STATISTICS_BYTES // self.pixels[:1].nbytes)]
+        by_channel = self.pixels[few].transpose(0, 1).flatten(1)
+        counts = torch.stack([torch.bincount(values, minlength=_WHITE + 1) for values in by_channel]).double()
+        shares = counts / counts.sum(dim=1, keepdim=True)  # by channel and value: exact, whatever the order
+        values = torch.arange(_WHITE + 1, dtype=torch.float64) / self.white
+        mean = shares @ values
+        variance = (shares * (values - mean[:, None]) ** 2).sum(dim=1)
+        deviation = variance.sqrt().where(variance > 0, 1.0)  # of a channel that never changes
+        return ImageForm(self.shape, tuple(mean.tolist()), tuple(deviation.tolist()))
+
+    def inputs(self, rows: Tensor, form: ImageForm) -> PixelInputs:
+        """Return some images as a network's inputs."""
+        if form.shape != self.shape:
+            raise ValueError(f"images of {self.shape} are not of the form for {form.shape}")
+        mean, deviation = (
+            self.white * torch.tensor(values).reshape(-1, 1, 1) for values in (form.mean, form.deviation)
+        )
+        return PixelInputs(self.pixels, rows, mean, deviation)
+
+
+def prepare(rows: ImageRows, conversion: Conversion, count: int, max_bad: float, setting: str) -> Images:
+    """Decode and convert images, or map what was prepared before on this machine.
+
+    Parameters
+    ----------
+    rows
+        The images.
+    conversion
+        What to bring them to.
+    count
+        How many of them, from the first.
+    max_bad
+        Share of them that may be unreadable.
+    setting
+        The setting and its value, for messages.
+
+    Raises
+    ------
+    DataError
+        If images differ in a way that the conversion leaves open, or too many are unreadable; the first
+        few of these are named.
+    """
+    from filelock import FileLock
+
+    key = hashlib.blake2b(
+        f"{_FORMAT} {rows.fingerprint} {conversion} {count}".encode(), digest_size=16
+    ).hexdigest()
+    folder = cache_folder() / key
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.with_suffix(".lock")):
+            if not folder.exists():
+                _write(folder, rows, conversion, count, setting)
+    except OSError as error:  # images that cannot be read raise none here
+        raise DataError(
+            f"{setting}: the prepared images cannot be kept in {folder.parent} (XDG_CACHE_HOME names another "
+            f"place): {error}"
+        ) from error
+    facts = json.loads((folder / "facts.json").read_text())
+    _report_unreadable(facts["unreadable"], count, max_bad, setting)
+    return _mapped(folder, facts["shape"])
+
+
+def cache_folder() -> Path:
+    """Return where prepared images lie, in the user's cache folder; they may be deleted at any time."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "motley"
+
+
+def in_memory(pixels: Tensor, white: int) -> Images:
+    """Return images that came as pixels, uint8 of shape (N, channels, height, width)."""
+    hashes = [hashlib.blake2b(image.numpy().tobytes(), digest_size=_HASH_BYTES).digest() for image in pixels]
+    table = np.frombuffer(b"".join(hashes), dtype=np.uint8).reshape(-1, _HASH_BYTES)
+    return Images(pixels, table, np.arange(len(pixels)), white)
+
+
+def _report_unreadable(unreadable: list[tuple[str, str]], count: int, max_bad: float, setting: str) -> None:
+    if not unreadable:
+        return
+    text = f"{setting}: {len(unreadable)} of {count} images cannot be read: {_named(unreadable)}"
+    if len(unreadable) > max_bad * count or len(unreadable) == count:
+        raise DataError(f"{text}; data.max-bad = {max_bad:g} is the share allowed")
+    log.warning("%s; they are left out", text)
+
+
+def _mapped(folder: Path, shape: list[int]) -> Images:
+    hashes, kept = np.load(folder / "hashes.npy"), np.load(folder / "kept.npy")
+    # Copy-on-write, because torch takes no array that cannot be written; nothing ever writes to it.
+    pixels = np.memmap(folder / "pixels", dtype=np.uint8, mode="c", shape=(len(kept), *shape))
+    return Images(torch.from_numpy(pixels), hashes, kept)
+
+
+def _write(folder: Path, rows: ImageRows, asked: Conversion, count: int, setting: str) -> None:
+    """Write the prepared images into a folder that appears when it is whole."""
+    settled = _settled(rows, asked, count, setting)
+    unfinished = folder.with_name(f".{folder.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was killed: this one holds the lock
+    unfinished.mkdir(mode=0o700)
+    hashes, kept, unreadable = [], [], []
+    try:
+        with (unfinished / "pixels").open("wb") as file:
+            for row, prepared in enumerate(_converted(rows, asked, settled, count)):
+                if isinstance(prepared, _Unreadable):
+                    unreadable.append((rows.name(row), prepared.reason))
+                elif isinstance(prepared, DataError):
+                    raise DataError(f"{setting}, {rows.name(row)}: {prepared}")
+                else:
+                    hashes.append(prepared.hash)
+                    kept.append(row)
+                    file.write(prepared.pixels)
+        table = np.frombuffer(b"".join(hashes), dtype=np.uint8).reshape(-1, _HASH_BYTES)
+        np.save(unfinished / "hashes.npy", table)
+        np.save(unfinished / "kept.npy", np.array(kept, dtype=np.int64))
+        shape = [settled.channels, settled.height, settled.width]
+        (unfinished / "facts.json").write_text(json.dumps({"shape": shape, "unreadable": unreadable}))
+        unfinished.rename(folder)
+    except BaseException:
+        shutil.rmtree(unfinished)
+        raise
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    pixels: bytes
+    hash: bytes
+
+
+@dataclass(frozen=True)
+class _Unreadable:
+    reason: str
+
+
+def _settled(rows: ImageRows, asked: Conversion, count: int, setting: str) -> Conversion:
+    """Fill in what was not asked for, from the first images that can be read."""
+    colour, size = False, None
+    unreadable = []
+    for row in range(min(count, _LOOKED_AT)):
+        read = _read(rows, row)
+        if isinstance(read, _Unreadable):
+            unreadable.append((rows.name(row), read.reason))
+        else:
+            _, image = read
+            colour, size = colour or _is_colour(image), size or image.size
+    if size is None:
+        raise DataError(
+            f"{setting}: none of the first {len(unreadable)} images can be read: {_named(unreadable)}"
+        )
+    width, height = size
+    return Conversion(asked.channels or (3 if colour else 1), asked.height or height, asked.width or width)
+
+
+def _converted(
+    rows: ImageRows, asked: Conversion, settled: Conversion, count: int
+) -> Iterator["_Prepared | _Unreadable | DataError"]:
+    prepare_one = functools.partial(_prepare_one, rows, asked, settled)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for start in range(0, count, _DECODED_AT_ONCE):
+            yield from pool.map(prepare_one, range(start, min(start + _DECODED_AT_ONCE, count)))
+
+
+def _prepare_one(
+    rows: ImageRows, asked: Conversion, settled: Conversion, row: int
+) -> "_Prepared | _Unreadable | DataError":
+    read = _read(rows, row)
+    if isinstance(read, _Unreadable):
+        return read
+    content, image = read
+    if not asked.width and image.size != (settled.width, settled.height):
+        return DataError(
+            f"an image of {image.width}x{image.height} pixels, the first has {settled.width}x"
+            f"{settled.height}: set data.image-size, to which all are resized"
+        )
+    if not asked.channels and settled.channels == 1 and _is_colour(image):
+        return DataError(
+            "an image in colour, the first are grey: set data.channels = 1 or 3, to which all are converted"
+        )
+    image = image.convert("L" if settled.channels == 1 else "RGB")
+    if image.size != (settled.width, settled.height):
+        image = image.resize((settled.width, settled.height))
+    pixels = np.asarray(image, dtype=np.uint8).reshape(settled.height, settled.width, settled.channels)
+    return _Prepared(
+        pixels.transpose(2, 0, 1).tobytes(), hashlib.blake2b(content, digest_size=_HASH_BYTES).digest()
+    )
+
+
+def _read(rows: ImageRows, row: int) -> "tuple[bytes, Image] | _Unreadable":
+    try:
+        content = rows.content(row)
+        image = rows.decode(content)
+        if image.mode.startswith(("I", "F")):  # Pillow would cut these off at 255
+            raise ValueError(f"its pixels are {image.mode}, they must have 8 bits")
+    except Exception as error:  # of foreign bytes Pillow's decoders raise all sorts
+        return _Unreadable(f"{type(error).__name__}: {error}")
+    return content, image
+
+
+def _named(unreadable: Sequence[tuple[str, str]]) -> str:
+    more = f" and {len(unreadable) - _NAMED} more" if len(unreadable) > _NAMED else ""
+    return "; ".join(f"{name}: {reason}" for name, reason in unreadable[:_NAMED]) + more
+
+
+def _is_colour(image: "Image") -> bool:
+    return image.mode not in ("1", "L", "LA")

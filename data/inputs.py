@@ -1,0 +1,158 @@
+"""What a network is fed, a batch at a time: pixels, rows of numbers, texts."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Protocol, Self
+
+import torch
+from torch import Tensor
+
+CPU = torch.device("cpu")
+SMALL = 2**30
+"""Pixels of at most so many bytes are copied to a GPU; more stay where they lie, mapped into memory."""
+
+
+class Inputs(Protocol):
+    """The inputs of some samples: indexing with int64 indices gives a batch, ready for a network."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one sample's input."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where batches come out."""
+
+    def __len__(self) -> int:
+        """How many there are."""
+
+    def __getitem__(self, indices: Tensor) -> Tensor:
+        """Return the batch at ``indices``, an int64 tensor of shape (batch,) on any device."""
+
+    def take(self, indices: Tensor) -> Self:
+        """Return the inputs at ``indices`` as inputs again."""
+
+    def to(self, device: torch.device | str) -> Self:
+        """Return the same inputs with batches on ``device``."""
+
+
+def in_batches(inputs: Inputs, most: int) -> Iterator[Tensor]:
+    """Yield all inputs in order, in batches of nearly equal size and at most ``most``."""
+    parts = max(1, -(-len(inputs) // most))
+    for indices in torch.arange(len(inputs)).tensor_split(parts):
+        yield inputs[indices]
+
+
+@dataclass(frozen=True, eq=False)
+class TensorInputs:
+    """Inputs that are numbers already.
+
+    Parameters
+    ----------
+    values
+        Float32 tensor of shape (N, *shape).
+    """
+
+    values: Tensor
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one sample's input."""
+        return tuple(self.values.shape[1:])
+
+    @property
+    def device(self) -> torch.device:
+        """Where batches come out."""
+        return self.values.device
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, indices: Tensor) -> Tensor:
+        return self.values[indices.to(self.values.device)]
+
+    def take(self, indices: Tensor) -> Self:
+        """Return the inputs at ``indices``."""
+        return type(self)(self[indices])
+
+    def to(self, device: torch.device | str) -> Self:
+        """Return the same inputs on ``device``."""
+        return type(self)(self.values.to(device))
+
+
+@dataclass(frozen=True, eq=False)
+class PixelInputs:
+    """Images kept as bytes, a quarter of float32; a batch is scaled to (pixel - mean) / deviation when asked.
+
+    Parameters
+    ----------
+    pixels
+        Uint8 tensor of shape (M, channels, height, width), perhaps a file mapped into memory.
+    rows
+        Int64 CPU tensor of shape (N,): which of them these are.
+    mean, deviation
+        Per channel, in units of a pixel; shape (channels, 1, 1).
+    device
+        Where batches come out.
+    """
+
+    pixels: Tensor
+    rows: Tensor
+    mean: Tensor
+    deviation: Tensor
+    device: torch.device = CPU
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Channels, height and width."""
+        return tuple(self.pixels.shape[1:])
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, indices: Tensor) -> Tensor:
+        rows = self.rows[indices.to(self.rows.device)]
+        batch = self.pixels[rows.to(self.pixels.device)].to(self.device)
+        if self.device.type == "cuda":  # the layout that its convolutions are fastest in
+            batch = batch.contiguous(memory_format=torch.channels_last)
+        return batch.to(torch.float32).sub_(self.mean).div_(self.deviation)
+
+    def take(self, indices: Tensor) -> Self:
+        """Return the inputs at ``indices``; the pixels stay where they are."""
+        return replace(self, rows=self.rows[indices.to(self.rows.device)])
+
+    def to(self, device: torch.device | str) -> Self:
+        """Return the same inputs with batches on ``device``; to another device small ones are copied."""
+        device = torch.device(device)
+        pixels, rows = self.pixels, self.rows
+        if device.type != pixels.device.type and len(rows) * pixels[:1].nbytes <= SMALL:
+            pixels, rows = pixels[rows.to(pixels.device)].to(device), torch.arange(len(rows))
+        mean, deviation = self.mean.to(device), self.deviation.to(device)
+        return replace(self, pixels=pixels, rows=rows, mean=mean, deviation=deviation, device=device)
+
+
+@dataclass(frozen=True, eq=False)
+class TextInputs:
+    """Texts as they are; networks that read them bring their own tokeniser."""
+
+    texts: tuple[str, ...]
+    device: torch.device = CPU
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """A text has none."""
+        return ()
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def __getitem__(self, indices: Tensor) -> Tensor:
+        raise TypeError("texts are no tensors: a network that reads them tokenises them first")
+
+    def take(self, indices: Tensor) -> Self:
+        """Return the texts at ``indices``."""
+        return replace(self, texts=tuple(self.texts[int(index)] for index in indices))
+
+    def to(self, device: torch.device | str) -> Self:
+        """Return the same texts."""
+        return replace(self, device=torch.device(device))

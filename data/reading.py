@@ -1,0 +1,238 @@
+"""From the name of a data set to its rows, by Hugging Face's ``datasets`` and by torchvision."""
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from data.rows import ArrayImages
+from protocol.errors import DataError
+from protocol.values import split_source
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+_TRAIN = "train"
+_OF_VALIDATION = ("dev", "val", "valid")
+"""Names of files of which datasets makes the split ``validation``."""
+_PLACEHOLDER = "/path/to/"
+_CSV = (".csv", ".csv.gz")
+_WHOLE: Mapping[str, Any] = {"chunksize": 2**31}
+"""Option to read a csv file at once: else its first 10,000 rows decide what kind each column has."""
+_OF_NO_ROWS = ("corresponds to no data", "BatchSize must be greater than 0")
+"""What datasets and pyarrow say of a table without rows."""
+_HUB_SECONDS = 5.0
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """The rows of a data set.
+
+    Parameters
+    ----------
+    table
+        Its columns; a memory map, so that only what is looked at takes memory.
+    arrays
+        Its images if they are no column of the table.
+    folder
+        What names of files in the table are relative to.
+    """
+
+    table: "Dataset"
+    arrays: ArrayImages | None = None
+    folder: Path = Path()
+
+
+def read_rows(source: str, where: str) -> Rows:
+    """Open a data set.
+
+    Parameters
+    ----------
+    source
+        A path or a hub id, perhaps with ``#split``: a parquet or csv(.gz) file; a folder that ``datasets``
+        saved, that torchvision keeps a data set in, or that holds images (a folder a class) or such files.
+    where
+        The setting and its value, for messages.
+
+    Raises
+    ------
+    DataError
+        If there is nothing, or nothing that can be read.
+    """
+    place, split = split_source(source)
+    path = Path(place).expanduser()
+    if not path.is_absolute():
+        return Rows(_chosen(_from_hub(place, where), split, where))
+    if place.startswith(_PLACEHOLDER):
+        raise DataError(
+            f"{where}: this is a recipe's placeholder; put in the path of your copy "
+            "(README, “Getting the data sets”)"
+        )
+    if not path.exists():
+        raise DataError(f"{where}: there is nothing at this path")
+    if path.is_dir() and (found := _torchvision_sets(path)):
+        return _from_torchvision(found, split or _TRAIN, where)
+    folder = path if path.is_dir() else path.parent
+    return Rows(_chosen(_from_disk(path, where), split, where), folder=folder)
+
+
+def _from_disk(path: Path, where: str) -> Any:  # noqa: ANN401
+    import datasets
+
+    datasets.disable_progress_bars()
+    opener: Callable[[], Any]
+    if path.is_dir() and ((path / "dataset_dict.json").exists() or (path / "state.json").exists()):
+        opener = partial(datasets.load_from_disk, str(path))
+    elif path.is_dir():
+        opener = partial(datasets.load_dataset, str(path), **(_WHOLE if _is_all_csv(path) else {}))
+    elif path.name.endswith(_CSV):
+        opener = partial(datasets.load_dataset, "csv", data_files=str(path), **_WHOLE)
+    elif path.suffix == ".parquet":
+        opener = partial(datasets.load_dataset, "parquet", data_files=str(path))
+    else:
+        raise DataError(f"{where}: must be a folder, or a file that ends in .parquet, {' or '.join(_CSV)}")
+    try:
+        with _offline():
+            return opener()
+    except Exception as error:  # the readers of foreign files raise all sorts
+        reason = _reason(error)
+        if any(hint in reason for hint in _OF_NO_ROWS):
+            raise DataError(f"{where}: holds no rows") from error
+        raise DataError(f"{where}: cannot be read: {reason}") from error
+
+
+def _is_all_csv(folder: Path) -> bool:
+    """Tell whether a folder holds tables in text, and neither images nor other tables."""
+    visible = [path.name for path in folder.iterdir() if not path.name.startswith((".", "README"))]
+    return bool(visible) and all(name.endswith(_CSV) for name in visible)
+
+
+def _from_hub(place: str, where: str) -> Any:  # noqa: ANN401
+    import datasets
+
+    datasets.disable_progress_bars()
+    name, _, configuration = place.partition(":")
+    silence = _silence_of_the_hub()
+    try:
+        with _offline() if silence else nullcontext():
+            return datasets.load_dataset(name, configuration or None)
+    except Exception as error:  # of the network, of the hub, of the data set's own files
+        raise DataError(
+            f"{where}: no path (it does not begin with / or ~), and as a data set of the Hugging Face hub it "
+            f"cannot be loaded: {silence or _reason(error)}. Without a network, save it elsewhere with "
+            "datasets' save_to_disk and give the folder's path"
+        ) from error
+
+
+def _silence_of_the_hub() -> str:
+    """Ask the hub once, and return why it does not answer; its own client asks for half a minute."""
+    from datasets.config import HF_ENDPOINT
+    from huggingface_hub import get_session
+
+    try:
+        get_session().head(HF_ENDPOINT, timeout=_HUB_SECONDS)
+    except Exception as error:  # of the library by which this version of the client asks
+        return f"{HF_ENDPOINT} does not answer ({_reason(error)}), and datasets' cache holds no copy"
+    return ""
+
+
+@contextmanager
+def _offline() -> Iterator[None]:
+    """Let datasets ask nobody: it counts uses even of files on disk, and looks for hub ids in its cache."""
+    from datasets import config
+
+    before = config.HF_HUB_OFFLINE
+    config.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        config.HF_HUB_OFFLINE = before
+
+
+def _chosen(found: Any, split: str, where: str) -> "Dataset":  # noqa: ANN401
+    """Return one split of what was found: the one asked for, ``train``, or the only one."""
+    from datasets import Dataset
+
+    if isinstance(found, Dataset):
+        if split:
+            raise DataError(f"{where}: has no splits, so none can be named after #")
+        dataset = found
+    else:
+        wanted = split or (_TRAIN if _TRAIN in found else next(iter(found)) if len(found) == 1 else "")
+        if wanted in _OF_VALIDATION and wanted not in found:
+            wanted = "validation"
+        if wanted not in found:
+            splits = ", ".join(found)
+            raise DataError(f"{where}: name a split after #, as #{next(iter(found))}; there are {splits}")
+        dataset = found[wanted]
+    if not len(dataset):
+        raise DataError(f"{where}: holds no rows")
+    return dataset
+
+
+def _reason(error: Exception) -> str:
+    cause = error.__cause__ or error  # datasets wraps what went wrong in an error of its own
+    return f"{type(cause).__name__}: {cause}".strip()
+
+
+# --- torchvision ---------------------------------------------------------------------------------
+
+_MARKERS = {
+    "cifar-10-batches-py": "CIFAR10",
+    "cifar-100-python": "CIFAR100",
+    "MNIST/raw": "MNIST",
+    "FashionMNIST/raw": "FashionMNIST",
+    "KMNIST/raw": "KMNIST",
+    "QMNIST/raw": "QMNIST",
+    "train_32x32.mat": "SVHN",
+}
+"""What each data set leaves in the folder it was downloaded to."""
+
+
+@dataclass(frozen=True)
+class _Found:
+    name: str
+    root: Path
+
+
+def _torchvision_sets(path: Path) -> list[_Found]:
+    inside = [_Found(name, path) for marker, name in _MARKERS.items() if (path / marker).exists()]
+    itself = [
+        _Found(name, path.parent)
+        for marker, name in _MARKERS.items()
+        if marker.split("/")[0] == path.name and (path.parent / marker).exists()
+    ]
+    return inside or itself
+
+
+def _from_torchvision(found: list[_Found], split: str, where: str) -> Rows:
+    import torchvision.datasets
+    from datasets import ClassLabel, Dataset, Features
+
+    if len(found) > 1:
+        raise DataError(
+            f"{where}: holds several data sets, {', '.join(one.name for one in found)}: give the path of one"
+        )
+    if split not in ("train", "test"):
+        raise DataError(f'{where}: split = "{split}": allowed are train, test')
+    name, root = found[0].name, str(found[0].root)
+    kind = getattr(torchvision.datasets, name)
+    try:
+        whole = kind(root, split=split) if name == "SVHN" else kind(root, train=split == "train")
+    except Exception as error:  # missing, cut off, of another checksum
+        raise DataError(f"{where}: torchvision cannot read {name} there: {_reason(error)}") from error
+    targets = np.asarray(whole.labels if name == "SVHN" else whole.targets, dtype=np.int64)
+    targets = targets[:, 0] if targets.ndim == 2 else targets  # QMNIST's have more columns
+    names = getattr(whole, "classes", None) or [str(digit) for digit in range(10)]
+    features = Features({"label": ClassLabel(names=[one.replace("|", "/") for one in names])})
+    pixels = np.asarray(whole.data, dtype=np.uint8)
+    if name == "SVHN":
+        pixels = pixels.transpose(0, 2, 3, 1)
+    pixels = np.ascontiguousarray(pixels)
+    fingerprint = f"{name} {pixels.shape} {hashlib.blake2b(pixels.data, digest_size=16).hexdigest()}"
+    return Rows(Dataset.from_dict({"label": targets}, features=features), ArrayImages(pixels, fingerprint))

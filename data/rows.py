@@ -1,0 +1,128 @@
+"""Rows of images before they are decoded: encoded bytes, files, or arrays."""
+
+import hashlib
+import io
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from PIL.Image import Image
+
+
+class ImageRows(Protocol):
+    """Images by row number."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes whenever an image does."""
+
+    def __len__(self) -> int:
+        """How many there are."""
+
+    def name(self, row: int) -> str:
+        """Return what messages call an image."""
+
+    def content(self, row: int) -> bytes:
+        """Return the bytes of an image as they are stored; whatever it raises, the image is unreadable."""
+
+    def decode(self, content: bytes) -> "Image":
+        """Return the image of some bytes; whatever it raises, the image is unreadable."""
+
+
+class EncodedImages:
+    """A column of a data set: PNG, JPEG and the like, inside it or in files that it names.
+
+    Parameters
+    ----------
+    dataset, column
+        Where the images or the names of their files are.
+    folder
+        What names of files are relative to.
+    """
+
+    def __init__(self, dataset: "Dataset", column: str, folder: Path) -> None:
+        from datasets import Image
+
+        self._column = dataset.select_columns([column]).cast_column(column, Image(decode=False))
+        self._name = column
+        self._folder = folder
+        self.fingerprint = f"{dataset._fingerprint} {column} {_state_of(self._files())}"
+
+    def __len__(self) -> int:
+        return len(self._column)
+
+    def name(self, row: int) -> str:
+        """Return the number of the row, and the file if it is known."""
+        cell = self._column[row][self._name]
+        return f"row {row} ({cell['path']})" if cell is not None and cell["path"] else f"row {row}"
+
+    def content(self, row: int) -> bytes:
+        """Return the encoded bytes."""
+        cell = self._column[row][self._name]
+        if cell is None:
+            raise ValueError("there is no image")
+        content: bytes | None = cell["bytes"]
+        return (self._folder / cell["path"]).read_bytes() if content is None else content
+
+    def decode(self, content: bytes) -> "Image":
+        """Decode them, and turn the picture as the camera was held."""
+        from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+
+        try:
+            image = Image.open(io.BytesIO(content))
+        except UnidentifiedImageError:  # it names an object in memory
+            raise ValueError("these bytes are no image") from None
+        image.load()
+        turned = ExifTags.Base.Orientation in image.getexif()
+        return ImageOps.exif_transpose(image) if turned else image
+
+    def _files(self) -> Iterator[Path]:
+        """Yield the files that hold what the data set itself does not."""
+        for cells in self._column.data.column(self._name).chunks:
+            outside = cells.field("path").filter(cells.field("bytes").is_null())
+            yield from (self._folder / name for name in outside.drop_null().to_pylist())
+
+
+class ArrayImages:
+    """Arrays of bytes, of shape (N, height, width) or (N, height, width, 3)."""
+
+    def __init__(self, pixels: NDArray[np.uint8], fingerprint: str) -> None:
+        self._pixels = pixels
+        self.fingerprint = fingerprint
+
+    def __len__(self) -> int:
+        return len(self._pixels)
+
+    def name(self, row: int) -> str:
+        """Return the number of the row."""
+        return f"row {row}"
+
+    def content(self, row: int) -> bytes:
+        """Return the pixels."""
+        content: bytes = self._pixels[row].tobytes()
+        return content
+
+    def decode(self, content: bytes) -> "Image":
+        """Put the pixels in their shape."""
+        from PIL import Image
+
+        shape = self._pixels.shape[1:]
+        return Image.fromarray(np.frombuffer(content, dtype=np.uint8).reshape(shape))
+
+
+def _state_of(files: Iterator[Path]) -> str:
+    """Return what changes with any of the files."""
+    state = hashlib.blake2b(digest_size=16)
+    for file in files:
+        try:
+            found = os.stat(file)
+            state.update(f"{file} {found.st_mtime_ns} {found.st_size}\n".encode())
+        except OSError:
+            state.update(f"{file} is not there\n".encode())
+    return state.hexdigest()
