@@ -1,5 +1,6 @@
 """The classes of a federation, and which class a label is."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 _SHOWN = 12
+_NONE = -1
+"""No class."""
 
 
 @dataclass(frozen=True)
@@ -91,26 +94,25 @@ class Classes:
         """
         _require_labels(dataset, column, where)
         cells, names = dataset[column][:], _names_by_type(dataset, column)
-        if names:
-            numbered = len(names) == len(self._of_label)
-            class_of = {
-                number: self._of_text.get(name, self._of_text.get(str(number), -1) if numbered else -1)
-                for number, name in enumerate(names)
-            }
-            found = [class_of.get(cell, -1) for cell in cells]
-        else:
-            found = [-1 if is_empty(cell) else self._of_text.get(as_text(cell), -1) for cell in cells]
-        if -1 in found:
-            row = found.index(-1)
-            cell = cells[row]
-            if is_empty(cell) or (names and cell == -1):
-                raise DataError(f"{where}, row {row}: column {column!r} holds no label")
-            shown = ", ".join(self.names[:_SHOWN]) + (", …" if len(self) > _SHOWN else "")
-            raise DataError(
-                f"{where}, row {row}: label {names[cell] if names else as_text(cell)!r} is none of the "
-                f"{len(self)} classes {shown} (data.classes can name them)"
-            )
+        found = [self._class_of(cell, names) for cell in cells]
+        if _NONE in found:
+            row = found.index(_NONE)
+            raise DataError(f"{where}, row {row}: {self._objection(cells[row], names, column)}")
         return torch.tensor(found, dtype=torch.int64)
+
+    def _class_of(self, cell: object, names: Sequence[str]) -> int:
+        if _is_no_label(cell, names):
+            return _NONE
+        by_number = names and len(names) == len(self._of_label)
+        otherwise = self._of_text.get(as_text(cell), _NONE) if by_number else _NONE
+        return self._of_text.get(_label(cell, names), otherwise)
+
+    def _objection(self, cell: object, names: Sequence[str], column: str) -> str:
+        if _is_no_label(cell, names):
+            return f"column {column!r} holds no label"
+        shown = ", ".join(self.names[:_SHOWN]) + (", …" if len(self) > _SHOWN else "")
+        label = _label(cell, names)
+        return f"label {label!r} is none of the {len(self)} classes {shown} (data.classes can name them)"
 
     @cached_property
     def _of_label(self) -> dict[str, int]:
@@ -130,6 +132,14 @@ def is_empty(cell: object) -> bool:
 def as_text(cell: Any) -> str:  # noqa: ANN401
     """Write a label or a code: a gap in a column of integers makes floats of all, so 3.0 is 3."""
     return str(int(cell)) if isinstance(cell, float) and cell.is_integer() else str(cell)
+
+
+def _is_no_label(cell: object, names: Sequence[str]) -> bool:
+    return is_empty(cell) or (bool(names) and cell == -1)  # datasets' number for no label
+
+
+def _label(cell: Any, names: Sequence[str]) -> str:  # noqa: ANN401
+    return names[cell] if names else as_text(cell)
 
 
 def _alternatives(name: str) -> list[str]:

@@ -278,6 +278,7 @@ def _features(table: "Dataset", roles: _Roles, settings: DataSettings, where: st
     """Return the columns of a table to learn from: those named, else all that are left."""
     from datasets import ClassLabel, Value
 
+    kinds = table.features  # made anew each time, which takes long for many columns
     others = {roles.label, roles.site, roles.group}
     left = [name for name in table.column_names if name not in others]
     chosen = split_names(settings.features) or [name for name in left if not _INDEX.fullmatch(name)]
@@ -286,7 +287,7 @@ def _features(table: "Dataset", roles: _Roles, settings: DataSettings, where: st
             raise DataError(
                 f"data.features: {name!r} is none of the columns of {where} to learn from: {', '.join(left)}"
             )
-        kind = table.features[name]
+        kind = kinds[name]
         if not isinstance(kind, ClassLabel | Value) or kind.dtype in ("binary", "large_binary"):
             raise DataError(
                 f"{where}: column {name!r} holds {kind}, neither numbers nor categories; if these are images "

@@ -112,9 +112,15 @@ def test_batches_come_out_on_the_device_asked_for(make, small, monkeypatch):
     assert moved.take(torch.tensor([1])).device == torch.device("meta")
 
 
-def test_many_pixels_lie_in_memory_though_batches_come_out_elsewhere(monkeypatch):
-    monkeypatch.setattr(module, "SMALL", 0)
-    assert pixel_inputs().to("meta").pixels is PIXELS
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("small", [0, 2**30])
+@BOTH
+def test_batches_on_a_gpu_are_those_on_the_cpu(make, small, monkeypatch):
+    monkeypatch.setattr(module, "SMALL", small)
+    indices = torch.tensor([3, 0, 3])
+    batch = make().to("cuda")[indices]
+    assert batch.is_cuda
+    assert torch.allclose(batch.cpu(), make()[indices], atol=1e-6)
 
 
 # --- texts ---------------------------------------------------------------------------------------
