@@ -328,7 +328,8 @@ def test_declared_classes_decide_what_a_label_is(tmp_path):
 
 
 def test_classes_of_the_federation_come_before_those_declared(tmp_path):
-    source = load(image_parquet(tmp_path), classes=Classes(("2", "1", "0", "3")))
+    declared, found = DataSettings(classes="0,1,2"), Classes(("2", "1", "0", "3"))
+    source = load_source("data.source", str(image_parquet(tmp_path)), declared, classes=found)
     assert source.labels.tolist() == [2 - label for label in LABELS]
     assert len(source.classes) == 4
 

@@ -1,5 +1,8 @@
+import io
+
 import pytest
 import torch
+from rich.console import Console
 
 from data.split_report import SplitReport, main
 from protocol.settings import DataSettings, PublicSettings, RunSettings
@@ -72,7 +75,9 @@ def test_of_many_classes_the_table_shows_only_how_many_a_client_has():
 
 def test_a_class_may_have_a_name_that_rich_would_take_for_a_colour():
     report = SplitReport(("[red]", "[0, 1)"), torch.ones(1, 2), torch.ones(1, 2), {})
-    assert [str(column.header) for column in report.table().columns[4:]] == ["[red]", "[0, 1)"]
+    console = Console(file=io.StringIO(), width=100)
+    console.print(report.table())
+    assert "[red] ┃ [0, 1)" in console.file.getvalue()
 
 
 # --- the picture ---------------------------------------------------------------------------------
