@@ -10,7 +10,6 @@ stopped goes on, so the table resumes where it stopped.
 """
 
 import argparse
-import json
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -22,6 +21,7 @@ from typing import Any
 from flwr.common.config import flatten_dict
 from matplotlib.figure import Figure
 
+from benchmarks.submodels import parse_change
 from protocol.ledger import Traffic
 from protocol.settings import RunSettings
 from server_app.run_folder import RunFolder
@@ -58,7 +58,7 @@ class Cell:
         paths = {key: str(self.data / Path(str(recipe[key])).name) for key in PATHS if key in recipe}
         own = {"seed": self.seed, "output-dir": str(output / self.name), "resume": "auto", "device": "cpu"}
         return RunSettings.parse(
-            {**recipe, **paths, **ROWS[self.row], **dict(map(_parse, self.changes)), **own}
+            {**recipe, **paths, **ROWS[self.row], **dict(map(parse_change, self.changes)), **own}
         )
 
     @property
@@ -132,14 +132,6 @@ def _spread(values: Sequence[float | None], scale: int) -> str:
         return "–"
     digits = 1 if scale == 100 else 3
     return f"{mean(known):.{digits}f} ({min(known):.{digits}f}–{max(known):.{digits}f})"
-
-
-def _parse(change: str) -> tuple[str, Any]:
-    key, _, value = change.partition("=")
-    try:
-        return key, json.loads(value)
-    except ValueError:
-        return key, value
 
 
 def main() -> None:

@@ -108,7 +108,7 @@ class Cell:
                 **BASE,
                 **data,
                 **TABLES[self.table][self.row],
-                **dict(map(_parse, self.changes)),
+                **dict(map(parse_change, self.changes)),
                 "data.alpha": self.alpha,
                 "seed": self.seed,
                 "output-dir": str(output / self.name),
@@ -119,7 +119,7 @@ class Cell:
     @property
     def name(self) -> str:
         """The name of the folder it runs in; alike for runs that are alike in two tables."""
-        own = {**TABLES[self.table][self.row], **dict(map(_parse, self.changes))}
+        own = {**TABLES[self.table][self.row], **dict(map(parse_change, self.changes))}
         words = [f"{key.split('.')[-1]}={value}" for key, value in sorted(own.items())]
         source = self.source if self.source == "digits" else Path(self.source).parent.name
         return "_".join([source, *words, f"alpha={self.alpha:g}", f"seed={self.seed}"])
@@ -170,7 +170,8 @@ def _percent(share: float | None) -> str:
     return "–" if share is None else f"{100 * share:.1f}"
 
 
-def _parse(change: str) -> tuple[str, Any]:
+def parse_change(change: str) -> tuple[str, Any]:
+    """Read a setting given as ``key=value``; what is no JSON is text."""
     key, _, value = change.partition("=")
     try:
         return key, json.loads(value)
