@@ -77,7 +77,8 @@ def test_a_false_package_beside_the_superlink_is_found_out_by_its_digest(tmp_pat
     registry.write_text(registry.read_text() + "\n# another code\n")
     with deployment(tmp_path / "deployment") as flower:
         flower.start_superlink("--simulation", working_folder=folder)
-        output = flower.run(f"num-rounds=1 wait-for-nodes=60.0 {QUICK}", *ONE_CPU).stdout
+        # Ray alone may take a minute to start on a busy machine, and a hello lives as long as this wait.
+        output = flower.run(f"num-rounds=1 wait-for-nodes=110.0 {QUICK}", *ONE_CPU).stdout
     assert "its code is" in output, output
     assert "the server's is" in output
     assert "min-nodes" in output
