@@ -17,7 +17,8 @@ def test_hospitals_with_their_own_tables_train_over_grpc(tmp_path):
         patients(120, number).to_csv(tmp_path / site / "patients.csv", index=False)
         patients(100, 10).drop(columns="label").to_csv(tmp_path / site / "pool.csv", index=False)
     run = (
-        f'strategy="scarlet" model="mlp" num-rounds={ROUNDS} train.epochs=20 train.batch-size=10 round-timeout=120.0 '
+        f'strategy="scarlet" model="mlp" num-rounds={ROUNDS} train.epochs=20 train.batch-size=10 '
+        "round-timeout=120.0 "
         'data.source="nodes" data.classes="well,ill" data.server-test-size=0 public.size=100 '
         f'public.subset-size=50 public.source="{tmp_path}/north/pool.csv"'
     )
