@@ -143,7 +143,7 @@ def data_of(run: RunSettings, node: NodeSettings) -> ClientData:
     """
     if node.data_path:
         return load_own_data(run, node.data_path, node.public_path, node.name)
-    return load_client_data(run, *partition_of(run, node))
+    return load_client_data(run, *partition_of(run, node), node.public_path)
 
 
 def partition_of(run: RunSettings, node: NodeSettings) -> tuple[int, int]:

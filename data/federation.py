@@ -161,23 +161,30 @@ def load_withheld(settings: RunSettings) -> Samples:
     return _samples(shared.source, units_of(shared.source).rows(shared.parts.withheld), shared.form)
 
 
-def load_client_data(settings: RunSettings, partition_id: int, num_partitions: int) -> ClientData:
+def load_client_data(
+    settings: RunSettings, partition_id: int, num_partitions: int, public_path: str = ""
+) -> ClientData:
     """Load the samples of the client with ``partition_id``, one of ``num_partitions``.
+
+    Parameters
+    ----------
+    public_path
+        Where ``public.source`` lies on this machine, if elsewhere.
 
     Raises
     ------
     DataError
         If the data cannot be read, or not divided as the settings ask.
     """
-    shared = load_shared(settings)
+    shared = load_shared(settings, public_path)
     if shared.source is None:
         raise DataError(
             f'data.source = "{NODES}": every node needs data-path in its node-config, the path of its own '
             "data; in a simulation, where nodes have none, name a source to split"
         )
-    own = _client_units(settings.data, settings.public, settings.seed, num_partitions)[partition_id]
+    units = _client_units(settings.data, settings.public, settings.seed, num_partitions, public_path)
     who = f"client {partition_id} of {num_partitions}"
-    return _client_data(shared.source, own, shared, settings.data, who)
+    return _client_data(shared.source, units[partition_id], shared, settings.data, who)
 
 
 def load_own_data(settings: RunSettings, path: str, public_path: str, client: str) -> ClientData:
@@ -313,8 +320,10 @@ def _pool_rows(pool: Source, public: PublicSettings, parts: Parts | None, seed: 
 
 
 @functools.lru_cache(maxsize=4)
-def _client_units(data: DataSettings, public: PublicSettings, seed: int, clients: int) -> list[Tensor]:
-    shared = _shared(data, public, seed, "")
+def _client_units(
+    data: DataSettings, public: PublicSettings, seed: int, clients: int, public_path: str
+) -> list[Tensor]:
+    shared = _shared(data, public, seed, public_path)
     source = shared.source
     assert source is not None
     assert shared.parts is not None

@@ -26,6 +26,11 @@ if TYPE_CHECKING:
 Content = Images | Table | Texts
 
 DIGITS = "digits"
+_NOT_OF_DIGITS = (
+    *("image", "text", "label", "site", "group", "features", "categorical"),
+    *("classes", "channels", "image_size"),
+)
+"""Settings that digits, used as they are, leave no choice in."""
 _INDEX = re.compile(r"__index_level_\d+__|Unnamed: 0")
 """What pandas calls the numbers of rows if it writes them: these are no feature."""
 _LABELS = ("label", "labels", "class", "target", "fine_label")
@@ -122,6 +127,7 @@ def load_source(
     """
     where = f'{setting} = "{source}"'
     if source == DIGITS:
+        _require_plain(settings)
         return _digits(max_samples, labelled)
     rows = read_rows(source, where)
     count = min(max_samples, len(rows.table)) if max_samples else len(rows.table)
@@ -139,6 +145,17 @@ def load_source(
         targets = None if targets is None else targets[kept]
         sites, groups = (keys and Keys(keys.numbers[kept], keys.names) for keys in (sites, groups))
     return Source(source, content, targets, classes if labelled else None, sites, groups)
+
+
+def _require_plain(settings: DataSettings) -> None:
+    """Refuse what cannot be asked of digits, if these are what the federation learns from."""
+    asked = [key for key in _NOT_OF_DIGITS if getattr(settings, key)] if settings.source == DIGITS else []
+    if asked:
+        key = asked[0]
+        raise DataError(
+            f"data.{key.replace('_', '-')} = {getattr(settings, key)!r}: digits are used as they are, images "
+            "of 8x8 pixels in ten classes; leave it out, or name another data.source"
+        )
 
 
 def _digits(max_samples: int, labelled: bool) -> Source:

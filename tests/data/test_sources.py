@@ -389,3 +389,13 @@ def test_an_empty_cell_among_sites_or_groups_is_refused_by_its_row(role, cells, 
     pq.write_table(table.append_column("key", pa.array(cells)), path)
     with pytest.raises(DataError, match=rf'data\.source = "{path}", row 1: column \'key\' is empty'):
         load(path, keys=(role,), **{role: "key"})
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("label", "digit"), ("classes", "5"), ("image_size", 16), ("channels", 3), ("group", "writer")],
+)
+def test_digits_refuse_what_cannot_be_asked_of_them(key, value):
+    expected = rf"data\.{key.replace('_', '-')} = '?{value}'?: digits are used as they are"
+    with pytest.raises(DataError, match=expected):
+        load_source("data.source", "digits", DataSettings(**{key: value}))

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from data import load_client_data
 from protocol.errors import FederationError
 from server_app.run_folder import RunFolder
 from tests.support.federation import run_over, settings
@@ -107,6 +108,21 @@ def test_a_node_may_hold_the_pool_elsewhere(hospitals: Path) -> None:
     assert folder.rounds()[-1]["nodes"]["answered"] == 3
 
 
+def test_a_node_that_trains_its_part_of_a_source_may_hold_the_pool_elsewhere(hospitals: Path) -> None:
+    elsewhere = hospitals / "copy.csv"
+    elsewhere.write_bytes((hospitals / "pool.csv").read_bytes())
+    run_settings = settings(
+        hospitals,
+        data__source=str(hospitals / "test.csv"),
+        data__server_test_size=50,
+        public__source="/nowhere/pool.csv",
+        public__size=100,
+        model="mlp",
+    )
+    client = load_client_data(run_settings, 1, 2, str(elsewhere))
+    assert len(client.train) + len(client.test) == 75
+
+
 def test_a_node_with_another_pool_is_refused(hospitals: Path, caplog: pytest.LogCaptureFixture) -> None:
     other = hospitals / "other.csv"
     patients(100, 99).drop(columns="label").to_csv(other, index=False)
@@ -141,7 +157,13 @@ WRONG: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     ),
     "a run that splits": (
         {"data-path": "/nowhere/x.csv"},
-        {"data__source": "digits", "public__source": "", "public__size": 100, "model": "cnn"},
+        {
+            "data__source": "digits",
+            "data__classes": "",
+            "public__source": "",
+            "public__size": 100,
+            "model": "cnn",
+        },
         'this run splits data.source = "digits" over the nodes',
     ),
 }
