@@ -12,7 +12,7 @@ FLWR = mkdir -p $(CURDIR)/$(VENV)/empty && cd $(CURDIR)/$(VENV)/empty && PATH="$
 NODES ?= 2
 SIMULATED = --federation-config "num-supernodes=$(NODES) client-resources-num-cpus=1"
 
-.PHONY: setup run smoke scalefl probe export split-report test lint docs lock stop clean
+.PHONY: setup run smoke scalefl probe export split-report certificates test test-deploy lint docs lock stop clean
 
 setup: $(STAMP)
 
@@ -48,7 +48,16 @@ split-report: $(STAMP)  ## who gets what: `make split-report RECIPE=… CLIENTS=
 	$(BIN)/python -m data.split_report $(RECIPE) --clients $(CLIENTS) --picture $(PICTURE)
 
 test: $(STAMP)
-	PATH="$(BIN):$$PATH" OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
+	PATH="$(BIN):$$PATH" OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -m "not deploy"
+
+test-deploy: $(STAMP)  ## faults in network namespaces, the image: as root, with buildah, debootstrap, iproute2, iptables
+	PATH="$(BIN):$$PATH" OMP_NUM_THREADS=1 $(BIN)/pytest -m deploy
+
+CERTIFICATES ?= certificates
+NAMES ?= superlink,localhost,127.0.0.1
+SITES ?= hospital-a,hospital-b
+certificates: $(STAMP)  ## a CA, the SuperLink's certificate, a key for each site: `make certificates NAMES=… SITES=…`
+	$(BIN)/python -m deploy.certificates create $(CERTIFICATES) --server-names $(NAMES) --nodes $(SITES)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

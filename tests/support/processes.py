@@ -27,6 +27,9 @@ class Deployment:
         self._processes: list[subprocess.Popen[bytes]] = []
         home = folder / "flwr-home"
         home.mkdir(parents=True)
+        path = folder / "path"  # `deploy` alone, as in the image: the app's code comes with the bundle only
+        path.mkdir()
+        (path / "deploy").symlink_to(PROJECT / "deploy")
         address = f"127.0.0.1:{self.http_port}"
         (home / "config.toml").write_text(
             f'[superlink]\ndefault = "test"\n\n[superlink.test]\naddress = "{address}"\ninsecure = true\n'
@@ -34,6 +37,7 @@ class Deployment:
         self._environment = {
             **os.environ,
             "PATH": f"{BIN}:{os.environ['PATH']}",
+            "PYTHONPATH": str(path),
             "FLWR_HOME": str(home),
             "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
             "FLWR_TELEMETRY_ENABLED": "0",
@@ -55,6 +59,10 @@ class Deployment:
         command = f"flower-supernode --insecure --superlink 127.0.0.1:{self.fleet_port}".split()
         own = ("--port", str(free_port()), "--node-config", node_config)
         return self._start(f"supernode-{len(self._processes)}", [*command, *own], self.folder)
+
+    def start(self, name: str, command: list[str]) -> subprocess.Popen[bytes]:
+        """Start any other process; it writes to ``NAME.log``."""
+        return self._start(name, command, self.folder)
 
     def run(self, run_config: str, *flags: str, seconds: float = 280) -> subprocess.CompletedProcess[str]:
         """Run ``flwr run`` to the end of its log stream."""

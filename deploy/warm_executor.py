@@ -1,0 +1,254 @@
+"""Starts ClientApps quickly: a launcher for SuperNodes that run with ``--isolation process``.
+
+Flower's own launcher, ``flower-superexec``, starts a new Python for each message, which spends seconds
+importing torch. This one has imported it once and forks: each message still has a process of its own that
+ends with it, so nothing leaks from one to the next. The app itself is never imported here, since its code
+travels with each run.
+
+If a ClientApp dies, of a signal or of too much memory, its message is answered with an error at once; Flower
+notices after a minute. If the SuperNode is gone, nobody would take the answer: its ClientApp is ended too.
+
+Only where processes can be forked (not on Windows).
+"""
+
+import argparse
+import gc
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from importlib import import_module
+from pathlib import Path
+from types import FrameType
+
+import httpx
+from flwr.proto.runtime_pb2 import AcquireTaskRequest
+from flwr.supercore.constant import TaskType
+from flwr.supercore.utils import disable_process_dumping
+
+from deploy.client_process import ClientProcess
+from deploy.idle import IdleWait
+from deploy.runtime_api import RuntimeApi
+
+log = logging.getLogger("flwr")
+
+PRELOADED = "torch,torchvision,numpy,pydantic,safetensors.torch,flwr.clientapp,flwr.serverapp"
+POLL_SECONDS = 0.1
+IDLE_POLL_SECONDS = 1.0
+ALIVE_SECONDS = 5.0
+"""The alive-file is touched no more often."""
+
+
+class WarmExecutor:
+    """Fetches tasks from a SuperNode and gives each a process.
+
+    Parameters
+    ----------
+    api
+        The SuperNode's Runtime API.
+    memory_limit
+        Bytes of memory a ClientApp may take; None: no limit but the machine's.
+    poll_seconds
+        Seconds between two looks while messages come; ten times as many at most while none do.
+    alive_file
+        Touched when the SuperNode has answered; None: no file.
+    """
+
+    def __init__(
+        self,
+        api: RuntimeApi,
+        memory_limit: int | None = None,
+        poll_seconds: float = POLL_SECONDS,
+        alive_file: Path | None = None,
+    ) -> None:
+        self._api = api
+        self._memory_limit = memory_limit
+        self._wait = IdleWait(poll_seconds, max(poll_seconds, IDLE_POLL_SECONDS))
+        self._poll_seconds = poll_seconds
+        self._alive_file = alive_file
+        self._alive_at = -ALIVE_SECONDS
+        self._child: ClientProcess | None = None
+        self._reachable = True
+        self._stopping = False
+
+    def stop(self, signal_number: int, frame: FrameType | None) -> None:
+        """Take no further task and end the one at work; a signal handler."""
+        del signal_number, frame
+        self._stopping = True
+
+    def run(self) -> None:
+        """Serve until ``stop``."""
+        while not self._stopping:
+            if self._child is None:
+                self._fetch()
+            if self._child is None:
+                time.sleep(self._wait.seconds())
+            else:
+                self._watch(self._child)
+        if self._child is not None:
+            self._child.end("its launcher was told to stop")
+            self._child.report(self._api)
+
+    def _fetch(self) -> None:
+        """Ask the SuperNode for a task; start a process for it."""
+        request = AcquireTaskRequest(supported_task_types=[TaskType.CLIENT_APP])
+        try:
+            answer = self._api.client.AcquireTask(request)
+        except httpx.HTTPError as error:
+            self._lost(error)
+            return
+        self._found()
+        if answer.HasField("task") and answer.token:
+            self._child = ClientProcess(self._api, answer.token, answer.task.task_id)
+            self._wait.busy()
+
+    def _watch(self, child: ClientProcess) -> None:
+        """Wait a moment for a process; look after its memory, its SuperNode and its end."""
+        if child.wait(self._poll_seconds):
+            child.report(self._api)
+            self._child = None
+            self._wait.busy()
+        elif self._memory_limit is not None and child.memory() > self._memory_limit:
+            child.end(
+                f"it took {child.memory() / 1e9:.2f} GB of memory, "
+                f"{self._memory_limit / 1e9:g} GB are allowed (--memory-limit)"
+            )
+        else:
+            self._check_supernode(child)
+
+    def _check_supernode(self, child: ClientProcess) -> None:
+        """End a process whose SuperNode has died: the next message's must have its state to itself.
+
+        Only a refused connection says so; a SuperNode that is slow may still be there.
+        """
+        if time.monotonic() - self._alive_at < ALIVE_SECONDS:
+            return
+        try:
+            self._api.knock()
+        except httpx.ConnectError as error:
+            self._lost(error)
+            child.end("its SuperNode is gone")
+        except httpx.HTTPError as error:
+            self._lost(error)
+        else:
+            self._found()
+
+    def _found(self) -> None:
+        if not self._reachable:
+            log.info("The SuperNode at %s answers again", self._api.address)
+        self._reachable = True
+        now = time.monotonic()
+        if now - self._alive_at >= ALIVE_SECONDS:
+            self._alive_at = now
+            if self._alive_file is not None:
+                self._alive_file.touch()
+
+    def _lost(self, error: httpx.HTTPError) -> None:
+        if self._reachable:
+            log.warning("The SuperNode at %s does not answer: %s; still trying", self._api.address, error)
+        self._reachable = False
+
+
+def preload(modules: str) -> None:
+    """Import what ClientApps will need, so that they find it imported.
+
+    Parameters
+    ----------
+    modules
+        Names with commas between; those that are not installed are left to whoever needs them.
+
+    Raises
+    ------
+    SystemExit
+        If an import touched a GPU: a forked process could not use it then.
+    """
+    for name in filter(None, (name.strip() for name in modules.split(","))):
+        try:
+            import_module(name)
+        except ImportError as error:
+            log.warning("--preload: %s cannot be imported and is left out: %s", name, error)
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        sys.exit(f"--preload {modules}: one of these uses the GPU when it is imported; leave it out")
+    if threading.active_count() > 1:
+        names = ", ".join(thread.name for thread in threading.enumerate())
+        sys.exit(
+            f"--preload {modules}: one of these starts threads ({names}), which a fork loses; leave it out"
+        )
+    gc.collect()
+    gc.freeze()  # what is shared with the children stays shared: the collector does not write to it
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command's parser; what ``flower-superexec`` has too is called the same."""
+    made = argparse.ArgumentParser(
+        prog="python -m deploy.warm_executor",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    made.add_argument("--runtime-api-address", required=True, help="HOST:PORT of the SuperNode's Runtime API")
+    security = made.add_mutually_exclusive_group(required=True)
+    security.add_argument(
+        "--insecure", action="store_true", help="plain HTTP, for loopback or a network of its own"
+    )
+    security.add_argument(
+        "--root-certificates", type=Path, help="PEM file of the CA that signed the API's certificate"
+    )
+    made.add_argument(
+        "--superexec-auth-secret-file", type=Path, help="file of the secret shared with the SuperNode"
+    )
+    made.add_argument(
+        "--memory-limit", type=_positive, help="GB of memory a ClientApp may take; more ends it"
+    )
+    made.add_argument(
+        "--poll-interval", type=_positive, default=POLL_SECONDS, help="seconds between two looks for a task"
+    )
+    made.add_argument(
+        "--preload", default=PRELOADED, help=f"modules to import beforehand (default: {PRELOADED})"
+    )
+    made.add_argument("--alive-file", type=Path, help="file to touch while the SuperNode answers; for probes")
+    return made
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text}: more than 0 is allowed")
+    return value
+
+
+def _secret(file: Path | None) -> bytes | None:
+    if file is None:
+        return None
+    try:
+        secret = file.read_bytes()
+    except OSError as error:
+        sys.exit(f"--superexec-auth-secret-file {file}: {error.strerror}")
+    return secret or sys.exit(f"--superexec-auth-secret-file {file}: it is empty")
+
+
+def main() -> None:
+    """Run the launcher."""
+    arguments = parser().parse_args()
+    disable_process_dumping(strict=False)  # tokens and private data are in these processes' memory
+    certificates = arguments.root_certificates
+    if certificates is not None and not certificates.is_file():
+        sys.exit(f"--root-certificates {certificates}: no such file")
+    api = RuntimeApi(
+        arguments.runtime_api_address,
+        None if certificates is None else certificates.read_bytes(),
+        _secret(arguments.superexec_auth_secret_file),
+    )
+    preload(arguments.preload)
+    limit = None if arguments.memory_limit is None else int(arguments.memory_limit * 1e9)
+    executor = WarmExecutor(api, limit, arguments.poll_interval, arguments.alive_file)
+    signal.signal(signal.SIGTERM, executor.stop)
+    signal.signal(signal.SIGINT, executor.stop)
+    log.info("Ready to start ClientApps for the SuperNode at %s (process %d)", api.address, os.getpid())
+    executor.run()
+
+
+if __name__ == "__main__":
+    main()
