@@ -1,4 +1,4 @@
-"""Who may import whom: server_app, client_app → strategies → models, data → protocol."""
+"""Who may import whom: server_app, client_app → strategies → models, data → protocol; deploy stands alone."""
 
 import ast
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 
 REPOSITORY = Path(__file__).parents[1]
 LAYERS = {"protocol": 0, "models": 1, "data": 1, "strategies": 2, "client_app": 3, "server_app": 3}
-NEVER_IMPORTED = {"tests", "benchmarks"}
+NEVER_IMPORTED = {"tests", "benchmarks", "deploy"}
 HEAVY = {"transformers", "peft"}
 MODULES = sorted(
     file.relative_to(REPOSITORY).as_posix()
@@ -57,6 +57,16 @@ def test_a_module_imports_its_own_package_and_lower_layers_only(module):
 @pytest.mark.parametrize("module", MODULES)
 def test_a_node_that_trains_a_small_network_never_imports_language_libraries(module):
     assert not imported(outside_functions(tree_of(module))) & HEAVY
+
+
+def test_what_deploys_the_app_does_not_import_it():
+    """It must not: the app's code comes with each run's bundle, and a process forks from the launcher's."""
+    modules = [file.relative_to(REPOSITORY).as_posix() for file in (REPOSITORY / "deploy").rglob("*.py")]
+    assert "deploy/warm_executor.py" in modules
+    ours = LAYERS.keys() | {"tests", "benchmarks"}
+    assert {module: imported(ast.walk(tree_of(module))) & ours for module in modules} == dict.fromkeys(
+        modules, set()
+    )
 
 
 @pytest.mark.parametrize("module", MATHEMATICS)
