@@ -50,7 +50,7 @@ split-report: $(STAMP)  ## who gets what: `make split-report RECIPE=… CLIENTS=
 test: $(STAMP)
 	PATH="$(BIN):$$PATH" OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -m "not deploy"
 
-test-deploy: $(STAMP)  ## faults in network namespaces, the image: as root, with buildah, debootstrap, iproute2, iptables
+test-deploy: $(STAMP)  ## faults in network namespaces, the image: as root, with the Debian packages that .ci/run names
 	PATH="$(BIN):$$PATH" OMP_NUM_THREADS=1 $(BIN)/pytest -m deploy
 
 CERTIFICATES ?= certificates
