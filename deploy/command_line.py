@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn, TypeVar
 
-from deploy.names import SetupError
+from deploy.certificates.names import SetupError
 
 BAD_INPUT = 2
 Value = TypeVar("Value")

@@ -16,11 +16,11 @@ from pathlib import Path
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 
-from deploy.authority import certificate_pem, read_certificates
-from deploy.certificate_folder import NODE_PUBLIC
+from deploy.certificates.authority import certificate_pem, read_certificates
+from deploy.certificates.folder import NODE_PUBLIC
+from deploy.certificates.keys import read_public_key
+from deploy.certificates.names import SetupError, node_name
 from deploy.command_line import OneLineParser, read_by, refuse
-from deploy.keys import read_public_key
-from deploy.names import SetupError, node_name
 from deploy.node_register import NamedKey, NodeRegister, SuperLinkError
 
 REFUSED = 1

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 import pytest
 from cryptography import x509
 
-from deploy import authority
+from deploy.certificates import authority
 from tests.deploy.handshakes import grpc_server, grpc_trusts, python_trusts
 from tests.deploy.secured import make_certificates
 from tests.deploy.sets import certificate, contents, extension, modes, refusal, run

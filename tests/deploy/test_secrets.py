@@ -8,8 +8,8 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 
 from deploy import certificates
-from deploy.certificate_folder import SECRET_FILES
-from deploy.keys import new_node_key
+from deploy.certificates.folder import SECRET_FILES
+from deploy.certificates.keys import new_node_key
 from tests.deploy.secured import make_certificates, secured
 from tests.support.processes import PROJECT
 

@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from deploy.names import SetupError
+from deploy.certificates.names import SetupError
 
 CA_KEY, CA, SERVER, SERVER_KEY = "ca.key", "ca.pem", "server.pem", "server.key"
 NODE_KEY, NODE_PUBLIC, SECRET = "node.key", "node.pub", "executor.secret"

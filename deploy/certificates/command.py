@@ -10,10 +10,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from deploy import handover, inventory, issuing, names
-from deploy.certificate_folder import CertificateFolder
+from deploy.certificates import handover, inventory, issuing, names
+from deploy.certificates.folder import CertificateFolder
+from deploy.certificates.names import SetupError
 from deploy.command_line import OneLineParser, read_by, refuse
-from deploy.names import SetupError
 
 Arguments = argparse.Namespace
 
@@ -203,7 +203,3 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except OSError as error:
         refuse(f"{error.filename or given.folder}: {error.strerror}")
     sys.stdout.write(f"{text}\n")
-
-
-if __name__ == "__main__":
-    main()

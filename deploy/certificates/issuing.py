@@ -4,8 +4,8 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from deploy import inventory
-from deploy.authority import (
+from deploy.certificates import inventory
+from deploy.certificates.authority import (
     Certified,
     certificate_pem,
     is_signed_by,
@@ -14,7 +14,7 @@ from deploy.authority import (
     new_server,
     read_key,
 )
-from deploy.certificate_folder import (
+from deploy.certificates.folder import (
     AUTHORITY,
     CA,
     CA_KEY,
@@ -28,8 +28,8 @@ from deploy.certificate_folder import (
     CertificateFolder,
     Files,
 )
-from deploy.keys import new_node_key, new_secret
-from deploy.names import SetupError
+from deploy.certificates.keys import new_node_key, new_secret
+from deploy.certificates.names import SetupError
 
 
 def create(

@@ -9,7 +9,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from deploy.names import SetupError
+from deploy.certificates.names import SetupError
 
 _SECRET_BYTES = 32
 PublicKey = ec.EllipticCurvePublicKey

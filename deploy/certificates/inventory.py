@@ -8,8 +8,8 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 
-from deploy.authority import is_signed_by, names_of, read_certificates, read_key
-from deploy.certificate_folder import (
+from deploy.certificates.authority import is_signed_by, names_of, read_certificates, read_key
+from deploy.certificates.folder import (
     AUTHORITY,
     CA,
     CA_KEY,
@@ -24,8 +24,8 @@ from deploy.certificate_folder import (
     SUPERLINK_FILES,
     CertificateFolder,
 )
-from deploy.keys import fingerprint, read_private_key, read_public_key
-from deploy.names import SetupError
+from deploy.certificates.keys import fingerprint, read_private_key, read_public_key
+from deploy.certificates.names import SetupError
 
 
 @dataclass(frozen=True)

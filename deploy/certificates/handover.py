@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from deploy.certificate_folder import (
+from deploy.certificates.folder import (
     AUTHORITY,
     CA,
     CA_KEY,
@@ -15,7 +15,7 @@ from deploy.certificate_folder import (
     SUPERLINK,
     CertificateFolder,
 )
-from deploy.inventory import Item
+from deploy.certificates.inventory import Item
 
 
 def of_everything(folder: CertificateFolder) -> str:

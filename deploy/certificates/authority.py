@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from deploy.names import SetupError, is_address
+from deploy.certificates.names import SetupError, is_address
 
 _LEEWAY = timedelta(days=1)
 """How long before it was made a certificate holds already: a site's clock may be slow."""

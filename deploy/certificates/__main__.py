@@ -1,0 +1,5 @@
+"""``python -m deploy.certificates``."""
+
+from deploy.certificates.command import main
+
+main()
