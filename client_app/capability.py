@@ -19,6 +19,7 @@ from models.elastic import Shape
 from protocol.files import write_atomically
 from protocol.settings import NodeSettings, RunSettings
 from strategies.levels import plan_levels
+from strategies.memory import Halving, is_out_of_memory
 from strategies.precision import Arithmetic
 from strategies.training import mean_over_exits
 
@@ -37,8 +38,9 @@ class Need:
     level: int
     shape: Shape
     parameters: int
-    memory: int
-    """Bytes of parameters, gradients, momentum and one batch's activations."""
+    memory: float
+    """Bytes of parameters, gradients, momentum and one batch's activations; infinite: one sample's do not
+    fit."""
     seconds_per_step: float
     seconds_per_round: float
 
@@ -52,13 +54,17 @@ class Budgets:
 
     @classmethod
     def of(cls, node: NodeSettings, device: torch.device) -> "Budgets":
-        """Read the node's budgets; memory that is not limited is what is free now."""
+        """Read the node's budgets; memory that is not limited is what is free now, and within the cap."""
         limit = node.memory_budget
         memory = free_memory(device) if limit is None else int(limit * 1e9)
+        if node.gpu_memory is not None and device.type == "cuda":
+            memory = min(memory, int(node.gpu_memory * 1e9) - torch.cuda.memory_allocated(device))
         return cls(memory, node.seconds_per_round_budget or math.inf)
 
     def objection(self, need: Need) -> str:
         """Say which budget a level would break, or nothing."""
+        if math.isinf(need.memory):
+            return "has no room for one sample"
         if need.memory > self.memory:
             return f"needs {need.memory / 1e6:.3g} MB of {self.memory / 1e6:.3g} MB"
         if need.seconds_per_round > self.seconds_per_round:
@@ -84,8 +90,8 @@ def measure(run: RunSettings, model: str, data: ClientData, device: torch.device
     steps = run.train.epochs * math.ceil(len(data.train) / run.train.batch_size)
     needs = []
     for level, shape in enumerate(levels, start=1):
-        network = build_elastic(elastic_design(model), image_shape, classes, run.seed, shape).to(device)
-        activations, seconds = _measure_step(network, inputs, targets, arithmetic)
+        network = build_elastic(elastic_design(model), image_shape, classes, run.seed, shape)
+        activations, seconds = _measure_batch(network, inputs, targets, arithmetic)
         parameters = sum(parameter.numel() for parameter in network.parameters())
         memory = _COPIES * _BYTES * parameters + activations
         needs.append(Need(level, shape, parameters, memory, seconds, steps * seconds))
@@ -125,7 +131,8 @@ def free_memory(device: torch.device) -> int:
     """Return the bytes that can be taken now: of the GPU, or of this machine or its container."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
-        return int(free)
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(free) + kept  # what torch keeps for later is free to it
     return min(_machine_memory(), _container_memory())
 
 
@@ -146,6 +153,28 @@ def _container_memory() -> int:
         return sys.maxsize  # no container, or one that does not limit memory
     cached = int(counts.get("inactive_file", 0))  # files read, which the kernel drops when memory is short
     return sys.maxsize if limit == "max" else int(limit) - used + cached
+
+
+def _measure_batch(
+    network: nn.Module, inputs: Tensor, targets: Tensor, arithmetic: Arithmetic
+) -> tuple[float, float]:
+    """Return the bytes and seconds of a step; both grow with the batch, so that a part of it is enough.
+
+    They are infinite where not even one sample fits the memory.
+    """
+    whole = len(targets)
+
+    def measure_part(samples: int) -> tuple[float, float]:
+        kept, seconds = _measure_step(network, inputs[:samples], targets[:samples], arithmetic)
+        return kept * whole / samples, seconds * whole / samples
+
+    try:
+        network.to(inputs.device)
+        return Halving(whole, smallest=2)(measure_part, whole)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return math.inf, math.inf
 
 
 def _measure_step(
@@ -172,4 +201,4 @@ def _step(network: nn.Module, inputs: Tensor, targets: Tensor, arithmetic: Arith
         loss = mean_over_exits(network, inputs, lambda logits: F.cross_entropy(logits, targets))
     torch.autograd.grad(loss, list(network.parameters()))
     if inputs.is_cuda:
-        torch.cuda.synchronize()
+        torch.cuda.synchronize(inputs.device)

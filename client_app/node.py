@@ -1,5 +1,6 @@
 """What a node is made of: its settings, its data, its model's name, its durable state."""
 
+import logging
 from functools import lru_cache
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from flwr.app import Context, RecordDict
 
 from client_app.capability import Budgets, Carried, choose, measure, pinned
 from data import ClientData, PublicPool, load_client_data, load_own_data, load_shared
-from protocol.device import choose_device
+from protocol.device import find_place
 from protocol.digests import code_digest
 from protocol.errors import SettingsError
 from protocol.messages import HelloReply, experiment_of
@@ -17,7 +18,10 @@ from protocol.values import is_elastic, numbers, split_names
 from strategies import client_method
 from strategies.levels import deal_levels
 from strategies.method import ClientMethod, ClientSide
+from strategies.precision import usable_precision
 from strategies.state import StateStore
+
+log = logging.getLogger("flwr")
 
 STATE_FOLDER = Path("~/motley/state")
 """Where a real node keeps its state if its node-config names no ``state-dir``."""
@@ -27,9 +31,15 @@ class Node:
     """One node of the federation, as one message finds it."""
 
     def __init__(self, context: Context) -> None:
-        self.run = RunSettings.parse(context.run_config)
+        run = RunSettings.parse(context.run_config)
         self.settings = NodeSettings.parse(context.node_config)
-        self.device = choose_device(self.settings.device or self.run.device)
+        place = find_place(self.settings.device or run.device, self.settings.gpu_memory)
+        self.device = place.device
+        precision, slower = usable_precision(run.precision, self.device)
+        self.run = run.model_copy(update={"precision": precision}) if slower else run
+        self.notes = [note for note in (place.note, slower) if note]
+        for note in self.notes:
+            log.warning("%s", note)
         if threads := self.settings.threads or (1 if self.settings.simulated else None):
             torch.set_num_threads(threads)
 
@@ -46,6 +56,7 @@ class Node:
             b"".join(digests),
             carried.level if carried else None,
             carried.reason if carried else None,
+            "; ".join(self.notes) or None,
         ).to_record()
 
     def method(self, content: RecordDict) -> ClientMethod:
@@ -102,7 +113,7 @@ class Node:
             "levels": run.levels.model_dump(),
             "train": run.train.model_dump(),
             "precision": run.precision,
-            "budgets": [node.memory_budget, node.seconds_per_round_budget],
+            "budgets": [node.memory_budget, node.seconds_per_round_budget, node.gpu_memory],
             "device": str(self.device),
         }
         return pinned(self._state_folder(experiment) / "level.json", question, self._measured)

@@ -16,9 +16,10 @@ from rich.table import Table
 
 from client_app.capability import Budgets, Carried, Need, choose, measure
 from client_app.node import data_of
-from protocol.device import choose_device
+from protocol.device import find_place
 from protocol.errors import MotleyError
 from protocol.settings import NodeSettings, RunSettings
+from strategies.precision import usable_precision
 
 _WIDTH = 110
 
@@ -37,11 +38,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         run = RunSettings.parse(flatten_dict(tomllib.loads(options.run_config.read_text())))
         node = NodeSettings.parse(parse_config_args([options.node_config]))
-        device = choose_device(node.device or run.device)
+        place = find_place(node.device or run.device, node.gpu_memory)
+        precision, slower = usable_precision(run.precision, place.device)
+        run, device = run.model_copy(update={"precision": precision}), place.device
         needs = measure(run, node.model or run.model, data_of(run, node).to(device), device)
     except (MotleyError, OSError, ValueError, ClickException) as error:
         Console(stderr=True).print(f"error: {error}", highlight=False)
         return 1
+    for note in filter(None, [place.note, slower]):
+        console.print(note, highlight=False)
     budgets = Budgets.of(node, device)
     console.print(_table(needs, budgets))
     carried = choose(needs, budgets)

@@ -88,6 +88,8 @@ class HelloReply(Payload):
     """The level of an elastic network that the node carries; absent with other networks."""
     level_reason: str | None = None
     """Why it is that level."""
+    notes: str | None = None
+    """What of the node is not as its settings ask, as a GPU that does not work; absent: nothing."""
 
     def __post_init__(self) -> None:
         """Refuse a name that could lead out of a folder."""

@@ -21,6 +21,7 @@ from protocol.values import (
     Count,
     CountOrZero,
     DataSource,
+    Device,
     Exits,
     Fraction,
     Level,
@@ -265,7 +266,7 @@ class RunSettings(Table):
     models: ModelNames = Field("", description="networks dealt out over clients in turn: `cnn,resnet20`")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where tensors live")
     precision: Literal["fp32", "bf16", "fp16"] = Field(
-        "fp32", description="of the arithmetic; weights stay float32; `fp16` needs a GPU"
+        "fp32", description="of the arithmetic; weights stay float32; a node that lacks it takes `fp32`"
     )
     output_dir: AbsolutePath = Field("~/motley/runs", description="where run folders go")
     resume: ResumePlace = Field("", description="`auto`, or the path of a run folder to go on with")
@@ -356,7 +357,10 @@ class NodeSettings(Table):
         None, description='seconds that a round\'s training may take; default: no limit (`level = "auto"`)'
     )
     state_dir: AbsolutePath = Field("", description="where the node keeps its model and its cache")
-    device: Literal["auto", "cpu", "cuda"] | None = Field(None, description="overrides the run's device")
+    device: Device | None = Field(None, description="`auto`, `cpu`, `cuda` or `cuda:N`; default: the run's")
+    gpu_memory: Positive | None = Field(
+        None, description="GB of the GPU that this node may take; default: all of it"
+    )
     threads: Count | None = Field(None, description="CPU threads; 1 in a simulation, else torch's default")
 
     @model_validator(mode="after")

@@ -7,6 +7,8 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
+from protocol.device import allowed_devices, is_device
+
 ModelName = Literal[
     "mlp",
     "cnn",
@@ -179,6 +181,15 @@ def _level(level: object) -> object:
     raise ValueError('must be a number from 1, or "auto"')
 
 
+def _device(name: str) -> str:
+    if not is_device(name):
+        raise ValueError(
+            "must be 'auto', 'cpu' or 'cuda', or a card by its number, as 'cuda:0'; allowed here: "
+            + ", ".join(allowed_devices())
+        )
+    return name
+
+
 AbsolutePath = Annotated[str, AfterValidator(_absolute)]
 DataSource = Annotated[str, AfterValidator(_data_source)]
 OptionalSource = Annotated[str, AfterValidator(_optional_source)]
@@ -191,6 +202,7 @@ Exits = Annotated[str, AfterValidator(_exits)]
 Shares = Annotated[str, AfterValidator(_shares)]
 Budgets = Annotated[str, AfterValidator(_budgets)]
 Milestones = Annotated[str, AfterValidator(_milestones)]
+Device = Annotated[str, AfterValidator(_device)]
 Level = Annotated[int | Literal["auto"], BeforeValidator(_level)]
 Count = Annotated[int, Field(ge=1)]
 CountOrZero = Annotated[int, Field(ge=0)]

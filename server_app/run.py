@@ -22,6 +22,7 @@ from server_app.run_folder import RunFolder
 from strategies import server_method
 from strategies.clock import Clock, WallClock
 from strategies.method import ServerMethod, ServerSide
+from strategies.precision import usable_precision
 from strategies.roster import Roster, Terms
 from strategies.state import StateStore
 from strategies.strategy import MethodStrategy
@@ -46,10 +47,11 @@ class Federation:
 def build(settings: RunSettings, simulation: bool, clock: Clock) -> Federation:
     """Read the data, build the method, open the run folder."""
     device = choose_device(settings.device)
+    own = settings if simulation else settings_here(settings, device)
     shared, test = load_shared(settings), load_server_test(settings)
     calibration = calibration_inputs(settings)
     side = ServerSide(
-        settings,
+        own,
         shared.pool.to(device),
         shared.input_shape,
         len(shared.classes),
@@ -65,6 +67,19 @@ def build(settings: RunSettings, simulation: bool, clock: Clock) -> Federation:
     checkpoints = CheckpointStore(folder.checkpoints)
     test = None if test is None else test.to(device)
     return Federation(settings, folder, side, test, method, roster, strategy, checkpoints)
+
+
+def settings_here(settings: RunSettings, device: torch.device) -> RunSettings:
+    """Return a run's settings with the precision that the server's device computes in, and log another.
+
+    The nodes of a real federation may well have what the server has not. Those of a simulation are on its
+    machine: there a precision that cannot be had is refused (`strategies.precision.Arithmetic`).
+    """
+    precision, slower = usable_precision(settings.precision, device)
+    if not slower:
+        return settings
+    log.warning("The server: %s", slower)
+    return settings.model_copy(update={"precision": precision})
 
 
 def calibration_inputs(settings: RunSettings) -> Inputs | None:

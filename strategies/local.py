@@ -26,9 +26,12 @@ def train_locally(
     samples = client.data.train
     augmentation = client.generator("augmentation", round)
 
-    def batch_loss(indices: Tensor) -> Tensor:
+    def draw(indices: Tensor) -> tuple[Tensor, Tensor]:
         inputs = augment(samples.inputs[indices], settings.augmentation, augmentation)
-        return loss(model, inputs, samples.targets[indices])
+        return inputs, samples.targets[indices]
+
+    def batch_loss(inputs: Tensor, targets: Tensor) -> Tensor:
+        return loss(model, inputs, targets)
 
     fit(
         model,
@@ -40,4 +43,5 @@ def train_locally(
         settings.weight_decay,
         learning_rate(settings, round),
         client.arithmetic,
+        draw,
     )

@@ -69,6 +69,37 @@ FLOAT32 = Arithmetic("fp32", torch.device("cpu"))
 """Torch as it is, on any device."""
 
 
+def usable_precision(wanted: Precision, device: torch.device) -> tuple[Precision, str]:
+    """Return the precision a device computes in: the one wanted, or ``fp32`` and a note that says why.
+
+    So nodes of unequal hardware take part in one run: weights are float32 everywhere, and merge.
+    """
+    if lack := _lack(wanted, device):
+        return "fp32", f'precision = "{wanted}": {lack}, computing in fp32'
+    return wanted, ""
+
+
+def _lack(wanted: Precision, device: torch.device) -> str:
+    """Say what a device lacks to compute in a precision, or nothing."""
+    match wanted, device.type:
+        case ("fp16", "cpu"):
+            return "a CPU computes it more slowly than fp32"
+        case ("bf16", "cpu") if not _cpu_has_bfloat16():
+            return "this CPU does not have it"
+        case ("bf16", "cuda"):
+            with torch.cuda.device(device):
+                if not torch.cuda.is_bf16_supported(including_emulation=False):
+                    major, minor = torch.cuda.get_device_capability()
+                    name = torch.cuda.get_device_name()
+                    return f"{name} (compute capability {major}.{minor}, needed is 8.0) does not have it"
+    return ""
+
+
+def _cpu_has_bfloat16() -> bool:
+    """Tell whether products of matrices in bfloat16 are more than a slow imitation here."""
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
 def plain_gradients(loss: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
     """Return the gradients of a loss."""
     return list(torch.autograd.grad(loss, parameters))

@@ -168,6 +168,8 @@ class Roster:
             return
         self.members[hello.client] = Member(hello.client, node_id, hello.model, hello.level)
         log.info("Client %s is here (%s)%s", hello.client, hello.model, f": {remark}" if remark else "")
+        if hello.notes:
+            log.warning("Client %s: %s", hello.client, hello.notes)
 
     def _refuse(self, node_id: int, reason: str) -> None:
         self.refused[node_id] = reason

@@ -3,7 +3,8 @@
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from functools import partial
+from typing import Protocol, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -16,11 +17,15 @@ from protocol.errors import TrainingError
 from protocol.messages import Evaluation
 from protocol.settings import TrainSettings
 from protocol.values import numbers
+from strategies.memory import Halving, shortage_explained
 from strategies.metrics import MetricName, score
 from strategies.precision import FLOAT32, Arithmetic
+from strategies.step import Step, indices_alone
 
 EVALUATION_BATCH = 500
 _REMEDY = "try a smaller learning-rate"
+
+T = TypeVar("T")
 
 
 class FitSettings(Protocol):
@@ -41,7 +46,7 @@ class FitSettings(Protocol):
 
 def fit(
     model: nn.Module,
-    batch_loss: Callable[[Tensor], Tensor],
+    batch_loss: Callable[..., Tensor],
     samples: int,
     settings: FitSettings,
     generator: torch.Generator,
@@ -49,38 +54,52 @@ def fit(
     weight_decay: float = 0.0,
     learning_rate: float | None = None,
     arithmetic: Arithmetic = FLOAT32,
+    draw: Callable[[Tensor], tuple[Tensor, ...]] = indices_alone,
 ) -> None:
     """Train a model in place by plain SGD.
+
+    A step for which memory is too small is done again in micro-batches of half the size, and so are the
+    steps after it. Their gradients sum to that of the batch's mean loss. Three things then differ from a
+    step in one piece. Batch norms that use a batch's own statistics use a micro-batch's, and running ones
+    are moved by each, and by the attempt that failed. No micro-batch of a network with batch norms has
+    fewer than two samples. Dropout draws anew.
 
     Parameters
     ----------
     batch_loss : callable
-        The mean loss of the samples at the given indices, int64 of shape (batch,).
+        The mean loss of a batch's samples, each with the same weight, given what ``draw`` makes of it:
+        the samples' indices, int64 of shape (batch,), if nothing else is said.
     samples : int
         How many samples there are; with none, nothing happens.
     learning_rate : float, optional
         In place of the settings'.
     arithmetic : Arithmetic
         Of the layers; weights and gradients are float32.
+    draw : callable, optional
+        Makes tensors with a row a sample of a batch's indices, once a step even if that is done again:
+        the place for random changes of inputs.
 
     Raises
     ------
     TrainingError
         If the loss or a weight is not finite at the end; the model is then of no use.
+    MemoryShortageError
+        If memory is too small for the smallest micro-batch.
     """
     if samples == 0:
         return
     parameters: list[Tensor] = [parameter for parameter in model.parameters() if parameter.requires_grad]
     velocities: list[Tensor | None] = [None] * len(parameters)
     rate = settings.learning_rate if learning_rate is None else learning_rate
-    find_gradients = arithmetic.gradients()
+    step = Step(model, batch_loss, draw, settings.batch_size, parameters, arithmetic)
     model.train()
-    for _ in range(settings.epochs):
-        for indices in batches(samples, settings.batch_size, generator):
-            with arithmetic.autocast():
-                loss = batch_loss(indices)
-            if (gradients := find_gradients(loss, parameters)) is not None:
-                _sgd_step(parameters, gradients, velocities, rate, momentum, weight_decay)
+    with shortage_explained(model, step.size):
+        for _ in range(settings.epochs):
+            for indices in batches(samples, settings.batch_size, generator):
+                loss, gradients = step(indices)
+                if gradients is not None:
+                    _sgd_step(parameters, gradients, velocities, rate, momentum, weight_decay)
+                del gradients  # else they would take memory while the next ones are found
     finite = all(bool(parameter.isfinite().all()) for parameter in parameters)
     if not (finite and math.isfinite(loss.item())):
         raise TrainingError(f"training diverged: last loss = {loss.item()}, {_REMEDY}")
@@ -110,6 +129,7 @@ def _sgd_step(
         dampening=0.0,
         nesterov=False,
         maximize=False,
+        foreach=parameters[0].is_cuda,  # what torch would find out at every step
     )
 
 
@@ -154,8 +174,7 @@ def predict(model: nn.Module, inputs: Inputs, arithmetic: Arithmetic = FLOAT32) 
 @torch.no_grad()
 def exit_logits(model: nn.Module, inputs: Inputs, arithmetic: Arithmetic = FLOAT32) -> list[Tensor]:
     """Return the logits of each exit, float32 of shape (n, classes), network in eval mode."""
-    with _eval_mode(model), arithmetic.autocast():
-        parts = [all_exits(model, batch) for batch in in_batches(inputs, EVALUATION_BATCH)]
+    parts = _answers(model, inputs, arithmetic, partial(all_exits, model))
     return [torch.cat(of_exit) for of_exit in zip(*parts, strict=True)]
 
 
@@ -175,9 +194,21 @@ def evaluate(
 
 def _logits(model: nn.Module, inputs: Inputs, arithmetic: Arithmetic) -> Tensor:
     """Return the last exit's logits, float32 of shape (n, classes), network in eval mode."""
-    with _eval_mode(model), arithmetic.autocast():
-        parts = [model(batch) for batch in in_batches(inputs, EVALUATION_BATCH)]
-    return torch.cat(parts).float()
+    return torch.cat(_answers(model, inputs, arithmetic, model)).float()
+
+
+def _answers(
+    model: nn.Module, inputs: Inputs, arithmetic: Arithmetic, answer: Callable[[Tensor], T]
+) -> list[T]:
+    """Return a network's answers batch by batch, in eval mode; in smaller batches where memory is short."""
+    halving = Halving(EVALUATION_BATCH)
+
+    def all_answers(size: int) -> list[T]:
+        return [answer(batch) for batch in in_batches(inputs, size)]
+
+    explained = shortage_explained(model, partial(halving.size, len(inputs)))
+    with explained, _eval_mode(model), arithmetic.autocast():
+        return halving(all_answers, len(inputs))
 
 
 def score_logits(logits: Tensor, targets: Tensor, metric: MetricName = "none") -> Evaluation:

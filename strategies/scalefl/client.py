@@ -13,6 +13,7 @@ from models.elastic.norms import CALIBRATION_BATCH
 from protocol.errors import MessageError
 from protocol.messages import SliceReply, SliceRequest
 from strategies.local import LossOfBatch, train_locally
+from strategies.memory import Halving
 from strategies.method import ClientSide
 from strategies.scalefl.loss import (
     ClassLoss,
@@ -40,7 +41,8 @@ class SubmodelClient:
         request = SliceRequest.from_record(content)
         train = self._client.data.train
         model = self._submodel(request)
-        recalibrate(model, in_batches(train.inputs, CALIBRATION_BATCH))
+        calibrating = Halving(CALIBRATION_BATCH, smallest=2)
+        calibrating(lambda size: recalibrate(model, in_batches(train.inputs, size)), len(train))
         before = self._client.evaluate(model)
         forget_statistics(model)
         train_locally(model, self._client, request.round, self._loss(request.round))

@@ -98,6 +98,47 @@ def test_in_16_bits_activations_take_less(needs: list[Need]) -> None:
     assert whole.memory < needs[-1].memory
 
 
+def test_a_level_whose_batch_does_not_fit_is_measured_on_a_part_of_it(
+    needs: list[Need], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit_steps(monkeypatch, most=20)
+    run = RunSettings.parse({"strategy": "scalefl", "model": "elastic-cnn", "train.epochs": 3})
+    found = measure(run, run.model, load_client_data(run, 0, 10), CPU)
+    for need, whole in zip(found, needs, strict=True):  # weights that a step keeps count with each part
+        assert whole.memory <= need.memory < 1.5 * whole.memory
+
+
+def test_a_level_of_which_one_sample_does_not_fit_needs_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    limit_steps(monkeypatch, most=0)
+    run = RunSettings.parse({"strategy": "scalefl", "model": "elastic-cnn"})
+    found = measure(run, run.model, load_client_data(run, 0, 10), CPU)
+    assert choose(found, Budgets(10**12, math.inf)) == Carried(
+        1, "even the smallest level has no room for one sample"
+    )
+
+
+def test_an_error_of_another_kind_is_no_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> None:
+        raise RuntimeError("size mismatch")
+
+    monkeypatch.setattr(capability, "_step", broken)
+    run = RunSettings.parse({"strategy": "scalefl", "model": "elastic-cnn"})
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        measure(run, run.model, load_client_data(run, 0, 10), CPU)
+
+
+def limit_steps(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    """Let memory be too small for a step with more than ``most`` samples."""
+    step = capability._step
+
+    def limited(network: Any, inputs: Any, *others: Any) -> None:
+        if len(inputs) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        step(network, inputs, *others)
+
+    monkeypatch.setattr(capability, "_step", limited)
+
+
 def test_inputs_that_are_no_images_have_no_levels() -> None:
     row = Samples(TensorInputs(torch.zeros(4, 12)), torch.zeros(4, dtype=torch.int64))
     run = RunSettings.parse({"strategy": "scalefl", "model": "elastic-cnn"})
@@ -115,6 +156,37 @@ def test_budgets_are_those_of_the_node_config() -> None:
 
 def test_without_budgets_free_memory_is_the_limit(machine: Path) -> None:
     assert Budgets.of(NodeSettings.parse({"client-name": "a"}), CPU) == Budgets(8_000_000 * 1024, math.inf)
+
+
+GPU = torch.device("cuda")
+
+
+@pytest.mark.parametrize(
+    ("config", "memory"),
+    [
+        ({}, 9_500_000_000),
+        ({"gpu-memory": 4.0}, 3_000_000_000),
+        ({"gpu-memory": 4.0, "memory-budget": 2.0}, 2_000_000_000),
+        ({"gpu-memory": 4.0, "memory-budget": 8.0}, 3_000_000_000),
+        ({"gpu-memory": 16.0}, 9_500_000_000),
+        ({"memory-budget": 2.0}, 2_000_000_000),
+    ],
+    ids=str,
+)
+def test_a_share_of_a_gpu_is_the_memory_there_is(
+    config: dict[str, float], memory: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the card 9 GB are free; 1 GB is taken by what lies there already, and 0.5 GB kept for later."""
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (9_000_000_000, 16_000_000_000))
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 1_000_000_000)
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 1_500_000_000)
+    node = NodeSettings.parse({"client-name": "a", **config})
+    assert Budgets.of(node, GPU).memory == memory
+
+
+def test_a_share_of_a_gpu_does_not_count_on_a_cpu() -> None:
+    node = NodeSettings.parse({"client-name": "a", "memory-budget": 2.0, "gpu-memory": 1.0})
+    assert Budgets.of(node, CPU).memory == 2_000_000_000
 
 
 @pytest.fixture

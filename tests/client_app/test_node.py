@@ -4,12 +4,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from flwr.app import Context, RecordDict
 
 import client_app.node
 from client_app.capability import Need
 from client_app.node import STATE_FOLDER, Node
 from models.elastic import Shape
+from protocol.device import Place
 from protocol.errors import MessageError, SettingsError
 from protocol.messages import HelloReply, HelloRequest
 from strategies.scarlet.client import SoftLabelClient
@@ -135,6 +137,61 @@ def test_a_node_whose_budget_changes_measures_itself_anew(measured: list[str], t
     ]
     assert levels == [3, 1, 4]
     assert len(measured) == 3
+
+
+def test_a_node_whose_share_of_the_gpu_changes_measures_itself_anew(
+    measured: list[str], tmp_path: Path
+) -> None:
+    for share in (1.0, 1.0, 2.0):
+        level_of(node(ELASTIC, **REAL, state_dir=str(tmp_path), device="cpu", gpu_memory=share))
+    assert len(measured) == 2
+
+
+# --- devices -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, float | None]]:
+    """Let every device be a GPU that works, and note what is asked for."""
+    calls: list[tuple[str, float | None]] = []
+
+    def find_place(name: str, gpu_memory: float | None) -> Place:
+        calls.append((name, gpu_memory))
+        return Place(torch.device("cuda"))
+
+    monkeypatch.setattr(client_app.node, "find_place", find_place)
+    return calls
+
+
+def test_a_nodes_own_device_comes_first_with_its_share_of_memory(
+    asked: list[tuple[str, float | None]],
+) -> None:
+    run = {"device": "cpu"}
+    node(run, **REAL, device="cuda:1", gpu_memory=4.0)
+    node(run, **REAL)
+    assert asked == [("cuda:1", 4.0), ("cpu", None)]
+
+
+def test_a_node_says_what_is_not_as_asked(caplog: pytest.LogCaptureFixture) -> None:
+    of = node({"precision": "fp16"}, **REAL, device="cpu", gpu_memory=4.0)
+    assert of.notes == [
+        "gpu-memory = 4 limits nothing on a CPU",
+        'precision = "fp16": a CPU computes it more slowly than fp32, computing in fp32',
+    ]
+    assert [record.getMessage() for record in caplog.records if record.name == "flwr"] == of.notes
+
+
+def test_a_node_without_the_runs_precision_computes_in_float32(tmp_path: Path) -> None:
+    of = node({"precision": "fp16"}, **REAL, device="cpu", state_dir=str(tmp_path))
+    method = of.method(HelloRequest(EXPERIMENT).to_record())
+    assert isinstance(method, SoftLabelClient)
+    assert method._client.arithmetic.precision == of.run.precision == "fp32"
+
+
+@pytest.mark.usefixtures("asked")
+def test_a_node_with_the_runs_precision_computes_in_it() -> None:
+    of = node({"precision": "fp16"}, **REAL, device="cuda")
+    assert (of.run.precision, of.notes) == ("fp16", [])
 
 
 # --- parts -------------------------------------------------------------------------------------

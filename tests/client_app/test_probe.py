@@ -36,6 +36,15 @@ def test_a_budget_changes_the_verdict(recipe: Path, capsys: pytest.CaptureFixtur
     assert 'On cpu, level = "auto" would be level 1: even the smallest level needs' in shown
 
 
+def test_what_is_not_as_asked_is_told(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe.write_text(f'precision = "fp16"\n{RUN}')
+    config = 'partition-id=0 num-partitions=20 device="cpu" gpu-memory=4.0'
+    assert main([str(recipe), "--node-config", config]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "gpu-memory = 4 limits nothing on a CPU" in shown
+    assert 'precision = "fp16": a CPU computes it more slowly than fp32, computing in fp32' in shown
+
+
 BAD_FILES = {
     "no TOML": (b'strategy = "scalefl', "error: "),
     "no text": (b"\xff\xfe\x00", "error: "),

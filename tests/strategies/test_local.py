@@ -1,6 +1,6 @@
 import torch
 
-from strategies.local import train_locally
+from strategies.local import cross_entropy, train_locally
 from strategies.training import fit
 from tests.strategies.sides import assert_same_weights, client_side, linear_network, tiny_settings
 
@@ -50,6 +50,23 @@ def test_rounds_and_clients_draw_apart(tmp_path):
 
     assert not torch.equal(trained(tmp_path, round=2)["1.weight"], reference)
     assert not torch.equal(trained(tmp_path, seed=1)["1.weight"], reference)
+
+
+def test_a_step_done_again_for_lack_of_memory_is_of_the_same_augmented_batch(tmp_path):
+    """Whole batches have 4 samples; where 2 fit, each is drawn once all the same."""
+    client = client_side(tiny_settings(train__augmentation="shift"), "ada", tmp_path)
+    whole, short = linear_network(0), linear_network(0)
+
+    def loss_in_little_memory(model, inputs, targets):
+        if len(inputs) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return cross_entropy(model, inputs, targets)
+
+    train_locally(whole, client, 1)
+    train_locally(short, client, 1, loss_in_little_memory)
+
+    for name, tensor in whole.state_dict().items():
+        torch.testing.assert_close(short.state_dict()[name], tensor, rtol=1e-6, atol=1e-6)
 
 
 def test_augmentation_changes_what_is_learned_from(tmp_path):

@@ -11,7 +11,14 @@ from models import build_model
 from protocol.errors import SettingsError, TrainingError
 from protocol.randomness import torch_generator
 from protocol.settings import RunSettings, TrainSettings
-from strategies.precision import FLOAT32, Arithmetic, ScaledGradients, plain_gradients
+from strategies.precision import (
+    FLOAT32,
+    Arithmetic,
+    ScaledGradients,
+    _cpu_has_bfloat16,
+    plain_gradients,
+    usable_precision,
+)
 from strategies.training import evaluate, exit_logits, fit, mean_over_exits, predict
 from tests.strategies.sides import (
     CPU,
@@ -72,6 +79,55 @@ def test_both_sides_refuse_it_when_they_are_made(tmp_path):
 def test_sides_compute_as_the_run_says(tmp_path):
     settings = tiny_settings(precision="bf16")
     assert server_side(settings).arithmetic == client_side(settings, "ada", tmp_path).arithmetic == BFLOAT16
+
+
+# --- what a device has ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("wanted", ["fp32", "bf16"])
+def test_a_precision_that_a_cpu_has_is_taken(wanted, monkeypatch):
+    monkeypatch.setattr("strategies.precision._cpu_has_bfloat16", lambda: True)
+    assert usable_precision(wanted, CPU) == (wanted, "")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "reason"),
+    [("bf16", "this CPU does not have it"), ("fp16", "a CPU computes it more slowly than fp32")],
+)
+def test_one_that_a_cpu_has_not_is_replaced_and_said_why(wanted, reason, monkeypatch):
+    monkeypatch.setattr("strategies.precision._cpu_has_bfloat16", lambda: False)
+    assert usable_precision(wanted, CPU) == ("fp32", f'precision = "{wanted}": {reason}, computing in fp32')
+
+
+def test_whether_this_cpu_has_bfloat16_can_be_told():
+    assert _cpu_has_bfloat16() in (True, False)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "supported", "expected"),
+    [
+        ("fp32", False, ("fp32", "")),
+        ("fp16", False, ("fp16", "")),
+        ("bf16", True, ("bf16", "")),
+        (
+            "bf16",
+            False,
+            (
+                "fp32",
+                'precision = "bf16": Tesla T4 (compute capability 7.5, needed is 8.0) does not have it, '
+                "computing in fp32",
+            ),
+        ),
+    ],
+)
+def test_an_old_card_computes_in_float32_where_bfloat16_is_asked_for(
+    wanted, supported, expected, monkeypatch
+):
+    monkeypatch.setattr(torch.cuda, "device", nullcontext)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: supported)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Tesla T4")
+    assert usable_precision(wanted, GPU) == expected
 
 
 # --- what it changes -----------------------------------------------------------------------------
