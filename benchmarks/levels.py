@@ -27,7 +27,7 @@ def rows(model: str, image_shape: tuple[int, int, int], classes: int) -> Iterato
     yield "| levels | level | width | exits after | parameters | share | kB each way | FLOPs (M) | share |"
     yield "|---|---|---|---|---|---|---|---|---|"
     for name, plan, cut in PLANS:
-        levels = plan_levels(LevelsSettings.model_validate({"plan": plan}), model, image_shape, classes, cut)
+        levels = plan_levels(LevelsSettings.model_validate({"plan": plan}), design, image_shape, classes, cut)
         costs = [cost_of(design, image_shape, classes, shape) for shape in levels]
         whole = costs[-1]
         for level, (shape, cost) in enumerate(zip(levels, costs, strict=True), start=1):

@@ -15,7 +15,7 @@ from statistics import mean
 from typing import Any
 
 from data import load_server_test
-from models import as_image_shape, build_elastic, elastic_design, load_weights
+from models import build_elastic, elastic_design, load_weights
 from protocol.ledger import Traffic
 from protocol.settings import RunSettings
 from protocol.values import numbers
@@ -43,13 +43,13 @@ def run_one(strategy: str, seed: int, output: Path) -> dict[str, Any]:
     folder = finished[0] if finished else run_over(grid_for(settings, CLIENTS), settings)
     test = load_server_test(settings)
     assert test is not None
-    image_shape = as_image_shape(test.input_shape, settings.model)
-    shapes = plan_levels(settings.levels, settings.model, image_shape, CLASSES)
+    design = elastic_design(settings.model, settings)
+    shapes = plan_levels(settings.levels, design, test.input_shape, CLASSES)
     dealt = deal_levels(numbers(settings.levels.shares), CLIENTS, seed)
     by_level: dict[int, list[float]] = {level: [] for level in range(1, len(shapes) + 1)}
     for client, level in enumerate(dealt):
         weights, _ = load_weights(folder.models / f"client-{client:04d}.safetensors")
-        model = build_elastic(elastic_design(settings.model), image_shape, CLASSES, 0, shapes[level - 1])
+        model = build_elastic(design, test.input_shape, CLASSES, 0, shapes[level - 1])
         model.load_state_dict(weights)
         by_level[level].append(evaluate(model, test).accuracy)
     traffic = sum((Traffic(**line["bytes"]) for line in folder.rounds()), Traffic())

@@ -14,8 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data import ClientData
-from models import as_image_shape, build_elastic, elastic_design
+from models import build_elastic, count_parameters, elastic_design
 from models.elastic import Shape
+from models.registry import require_inputs
 from protocol.files import write_atomically
 from protocol.settings import NodeSettings, RunSettings
 from strategies.levels import plan_levels
@@ -82,18 +83,20 @@ class Carried:
 
 def measure(run: RunSettings, model: str, data: ClientData, device: torch.device) -> list[Need]:
     """Measure what a training step takes at each level of an elastic network, the smallest first."""
-    image_shape, classes = as_image_shape(data.train.input_shape, model), data.num_classes
-    levels = plan_levels(run.levels, model, image_shape, classes)
+    input_shape, classes = data.train.input_shape, data.num_classes
+    require_inputs(model, input_shape, run)
+    design = elastic_design(model, run)
+    levels = plan_levels(run.levels, design, input_shape, classes)
     batch = torch.arange(min(run.train.batch_size, len(data.train)))
     inputs, targets = data.train.inputs[batch].to(device), data.train.targets[batch].to(device)
     arithmetic = Arithmetic(run.precision, device)
     steps = run.train.epochs * math.ceil(len(data.train) / run.train.batch_size)
     needs = []
     for level, shape in enumerate(levels, start=1):
-        network = build_elastic(elastic_design(model), image_shape, classes, run.seed, shape)
+        network = build_elastic(design, input_shape, classes, run.seed, shape)
         activations, seconds = _measure_batch(network, inputs, targets, arithmetic)
-        parameters = sum(parameter.numel() for parameter in network.parameters())
-        memory = _COPIES * _BYTES * parameters + activations
+        parameters = count_parameters(network)
+        memory = _COPIES * _BYTES * parameters + _frozen_bytes(network) + activations
         needs.append(Need(level, shape, parameters, memory, seconds, steps * seconds))
     return needs
 
@@ -196,9 +199,14 @@ def _measure_step(
     return sum(kept.values()), (time.perf_counter() - started) / _TIMED_STEPS
 
 
+def _frozen_bytes(network: nn.Module) -> int:
+    return sum(parameter.nbytes for parameter in network.parameters() if not parameter.requires_grad)
+
+
 def _step(network: nn.Module, inputs: Tensor, targets: Tensor, arithmetic: Arithmetic) -> None:
     with arithmetic.autocast():
         loss = mean_over_exits(network, inputs, lambda logits: F.cross_entropy(logits, targets))
-    torch.autograd.grad(loss, list(network.parameters()))
+    learned = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    torch.autograd.grad(loss, learned)
     if inputs.is_cuda:
         torch.cuda.synchronize(inputs.device)

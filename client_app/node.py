@@ -36,7 +36,10 @@ class Node:
         place = find_place(self.settings.device or run.device, self.settings.gpu_memory)
         self.device = place.device
         precision, slower = usable_precision(run.precision, self.device)
-        self.run = run.model_copy(update={"precision": precision}) if slower else run
+        changes: dict[str, str] = {"precision": precision} if slower else {}
+        if self.settings.model_path:
+            changes["pretrained"] = self.settings.model_path
+        self.run = run.model_copy(update=changes)
         self.notes = [note for note in (place.note, slower) if note]
         for note in self.notes:
             log.warning("%s", note)

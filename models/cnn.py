@@ -31,7 +31,7 @@ class SmallCNN(nn.Module):
         Width of the output.
     """
 
-    def __init__(self, image_shape: tuple[int, int, int], num_classes: int) -> None:
+    def __init__(self, image_shape: tuple[int, ...], num_classes: int) -> None:
         super().__init__()
         channels, *sides = image_shape
         halves = [side // 2 for side in sides]

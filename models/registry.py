@@ -1,14 +1,14 @@
 """From a network's name to the network."""
 
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import lru_cache, partial
 from typing import TypeVar
 
 import torch
 from torch import nn
 
 from models.cnn import SmallCNN
-from models.elastic import ElasticDesign, ElasticNetwork, Shape
+from models.elastic import ElasticDesign, ExitNetwork, Shape, SliceMap, axes_of
 from models.elastic.cnn import CNN
 from models.elastic.efficientnet import EFFICIENTNET_B4
 from models.elastic.msdnet import MSDNET24
@@ -17,11 +17,14 @@ from models.mlp import MLP
 from models.resnet_cifar import CifarResNet
 from models.torchvision_models import resnet18
 from protocol.errors import SettingsError
+from protocol.settings import DEFAULTS, RunSettings
+from protocol.values import MODEL_NAMES, is_elastic
 
-ModelBuilder = Callable[[tuple[int, int, int], int], nn.Module]
-"""Builds a network for images of (channels, height, width) and a number of classes."""
+ModelBuilder = Callable[[tuple[int, ...], int], nn.Module]
+"""Builds a network for inputs of a shape and a number of classes."""
 
 MODEL_BUILDERS: Mapping[str, ModelBuilder] = {
+    "mlp": MLP,
     "cnn": SmallCNN,
     "resnet20": partial(CifarResNet, 20),
     "resnet32": partial(CifarResNet, 32),
@@ -38,8 +41,14 @@ ELASTIC_DESIGNS: Mapping[str, ElasticDesign] = {
 }
 
 
-def build_model(name: str, input_shape: tuple[int, ...], num_classes: int, seed: int) -> nn.Module:
-    """Build a network on the CPU whose initial weights follow from the seed alone.
+def build_model(
+    name: str,
+    input_shape: tuple[int, ...],
+    num_classes: int,
+    seed: int,
+    settings: RunSettings = DEFAULTS,
+) -> nn.Module:
+    """Build a network on the CPU whose initial weights follow from the seed and a checkpoint alone.
 
     The global random generators are left as they were.
 
@@ -48,90 +57,120 @@ def build_model(name: str, input_shape: tuple[int, ...], num_classes: int, seed:
     name
         One of ``protocol.settings.MODEL_NAMES``; an elastic network is built whole, with one exit.
     input_shape
-        Channels, height and width of an image, or (features,) of a table's row.
+        Channels, height and width of an image, (features,) of a table's row, or (length, vocabulary) of a
+        text.
     num_classes
         Width of the output.
     seed
         From 0 to 2**64 - 1.
+    settings
+        Of the run: where a checkpoint lies, and what is made of it.
 
     Returns
     -------
     nn.Module
-        In training mode; maps inputs ``(batch, *input_shape)`` to logits ``(batch, num_classes)``.
+        In training mode; maps a batch of inputs to logits ``(batch, num_classes)``.
 
     Raises
     ------
     SettingsError
         When there is no network of that name, or it cannot take such inputs.
     """
-    if name == "mlp":
-        if not input_shape:
-            raise _wrong_inputs(name, "numbers", input_shape)
-        return _seeded(lambda: MLP(input_shape, num_classes), seed)
-    image_shape = as_image_shape(input_shape, name)
-    if name in ELASTIC_DESIGNS:
-        return build_elastic(ELASTIC_DESIGNS[name], image_shape, num_classes, seed, None)
-    builder = MODEL_BUILDERS.get(name)
-    if builder is None:
-        names = ", ".join(["mlp", *MODEL_BUILDERS, *ELASTIC_DESIGNS])
-        raise SettingsError(f"model = {name!r}: must be one of {names}")
-    return _seeded(lambda: builder(image_shape, num_classes), seed)
+    if name not in MODEL_NAMES:
+        raise SettingsError(f"model = {name!r}: must be one of {', '.join(MODEL_NAMES)}")
+    require_inputs(name, input_shape, settings)
+    if is_elastic(name):
+        return build_elastic(elastic_design(name, settings), input_shape, num_classes, seed, None)
+    builder = MODEL_BUILDERS[name]
+    return _seeded(lambda: builder(input_shape, num_classes), seed)
 
 
 def build_elastic(
     design: ElasticDesign,
-    image_shape: tuple[int, int, int],
+    input_shape: tuple[int, ...],
     num_classes: int,
     seed: int,
     shape: Shape | None,
-) -> ElasticNetwork:
+) -> ExitNetwork:
     """Build a shape of an elastic network on the CPU, by default the whole without early exits.
 
-    As `build_model`; raises ``SettingsError`` when the network cannot take such images or shapes.
+    Pretrained weights are cut as submodels are: leading channels. As `build_model`; raises
+    ``SettingsError`` when the network cannot take such inputs or shapes.
     """
+    shape = shape or design.whole()
     try:
-        return _seeded(lambda: design.build(image_shape, num_classes, shape or design.whole()), seed)
+        model = _seeded(lambda: design.build(input_shape, num_classes, shape), seed)
     except ValueError as error:
         raise SettingsError(str(error)) from error
+    if design.initial is not None:
+        whole = axes_of(design.on_meta(input_shape, num_classes, design.preset[-1]))
+        pretrained = design.initial()
+        part = {name: axes for name, axes in axes_of(model).items() if name in pretrained}
+        model.load_state_dict(SliceMap(whole, part).extract(pretrained), strict=False)
+    return model
 
 
-def as_image_shape(input_shape: tuple[int, ...], model: str) -> tuple[int, int, int]:
-    """Return channels, height and width.
-
-    Raises
-    ------
-    SettingsError
-        If the inputs are no images.
-    """
-    if len(input_shape) != 3:
-        raise _wrong_inputs(model, "images", input_shape)
-    channels, height, width = input_shape
-    return channels, height, width
-
-
-def elastic_design(name: str) -> ElasticDesign:
-    """Return the elastic network of a name.
+@lru_cache(maxsize=8)
+def elastic_design(name: str, settings: RunSettings = DEFAULTS) -> ElasticDesign:
+    """Return the elastic network of a name; one with a checkpoint is as the checkpoint says.
 
     Raises
     ------
     SettingsError
-        When there is none.
+        When there is none, or its checkpoint cannot be used.
     """
+    match name:
+        case "elastic-bert":
+            from models.elastic.bert import bert_design
+
+            return bert_design(settings.pretrained)
+        case "elastic-bert-tiny":
+            from models.elastic.bert import BERT_TINY
+
+            return BERT_TINY
+        case "elastic-vlm":
+            from models.vlm import vlm_design
+
+            return vlm_design(settings)
     if name not in ELASTIC_DESIGNS:
         raise SettingsError(
-            f"model = {name!r}: has no submodels; those that have are {', '.join(ELASTIC_DESIGNS)}"
+            f"model = {name!r}: has no submodels; those that have are "
+            f"{', '.join(filter(is_elastic, MODEL_NAMES))}"
         )
     return ELASTIC_DESIGNS[name]
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Return how many numbers the network learns; buffers, such as running means, are not counted."""
-    return sum(parameter.numel() for parameter in model.parameters())
+    """Return how many numbers the network learns; buffers, as running means, and frozen ones do not count."""
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
-def _wrong_inputs(model: str, reads: str, input_shape: tuple[int, ...]) -> SettingsError:
-    kind, allowed = ("a table's rows", '"mlp"') if input_shape else ("texts", "a network that reads texts")
-    return SettingsError(f"model = {model!r}: reads {reads}, but the data are {kind}; allowed is {allowed}")
+_KINDS = {1: "a table's rows", 2: "texts", 3: "images"}
+"""By the number of dimensions of an input's shape, see ``data.Inputs``."""
+_DIMENSIONS = {"numbers": 1, "texts": 2, "images": 3}
+_ALLOWED = {1: '"mlp"', 2: '"elastic-bert" or "elastic-bert-tiny"', 3: "a network that reads images"}
+
+
+def require_inputs(model: str, input_shape: tuple[int, ...], settings: RunSettings = DEFAULTS) -> None:
+    """Refuse inputs of another kind than a network reads; an MLP takes images too.
+
+    Raises
+    ------
+    SettingsError
+        Naming the network and what the data are.
+    """
+    reads = "images"
+    if model == "mlp":
+        reads = "numbers"
+    elif is_elastic(model):
+        reads = elastic_design(model, settings).reads
+    dimensions = len(input_shape)
+    if dimensions == _DIMENSIONS[reads] or (reads == "numbers" and dimensions == 3):
+        return
+    raise SettingsError(
+        f"model = {model!r}: reads {reads}, but the data are {_KINDS[dimensions]}; allowed is "
+        f"{_ALLOWED[dimensions]}"
+    )
 
 
 _M = TypeVar("_M", bound=nn.Module)

@@ -62,7 +62,7 @@ class CifarResNet(nn.Module):
         When ``depth`` is not 6n+2.
     """
 
-    def __init__(self, depth: int, image_shape: tuple[int, int, int], num_classes: int) -> None:
+    def __init__(self, depth: int, image_shape: tuple[int, ...], num_classes: int) -> None:
         super().__init__()
         blocks, remainder = divmod(depth - 2, 6)
         if blocks < 1 or remainder:

@@ -5,7 +5,7 @@ from torch import nn
 SMALL_IMAGE = 64
 
 
-def resnet18(image_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
+def resnet18(image_shape: tuple[int, ...], num_classes: int) -> nn.Module:
     """Return torchvision's ResNet-18 (He et al. 2016, table 1) with untrained weights.
 
     The first convolution takes the images' channels. For images of at most 64 pixels a side it is the

@@ -6,7 +6,7 @@ from pathlib import Path
 import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
 from protocol.errors import ResumeError
 from protocol.files import write_atomically
@@ -65,6 +65,39 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             return state, dict(file.metadata() or {})
     except (OSError, SafetensorError) as error:
         raise ResumeError(f"{path}: no readable weights ({error}); restore or remove this file") from error
+
+
+def learned_state(model: nn.Module) -> dict[str, Tensor]:
+    """Return what is a network's own: what of it travels, and is kept.
+
+    That is all its parameters and buffers, or, where some parameters are frozen, those that learn: frozen
+    ones come from a checkpoint that every party has.
+    """
+    learned = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    state = dict(model.state_dict())
+    return {name: state[name] for name in state if name in learned} if _has_frozen(model) else state
+
+
+def load_learned_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Put what `learned_state` returned into a network of the same shape.
+
+    Raises
+    ------
+    RuntimeError
+        If a tensor is missing, unexpected or of another shape.
+    """
+    if not _has_frozen(model):
+        model.load_state_dict(state)
+        return
+    learned = learned_state(model)
+    if differing := sorted(learned.keys() ^ state.keys()):
+        where = "missing" if differing[0] in learned else "unexpected"
+        raise RuntimeError(f"tensor {differing[0]!r}: {where}")
+    model.load_state_dict(state, strict=False)  # which still refuses other shapes
+
+
+def _has_frozen(model: nn.Module) -> bool:
+    return not all(parameter.requires_grad for parameter in model.parameters())
 
 
 class WeightedMean:

@@ -17,6 +17,7 @@ from protocol.values import (
     SUBMODEL_STRATEGIES,
     AbsolutePath,
     Budgets,
+    Checkpoint,
     ClientName,
     Count,
     CountOrZero,
@@ -114,6 +115,16 @@ class DataSettings(Table):
         return self
 
 
+class TextSettings(Table):
+    """How texts become tokens (table ``text``)."""
+
+    vocabulary: Annotated[int, Field(ge=64)] = Field(
+        4096,
+        description="pieces of the vocabulary that is found on the public pool, if nothing is pretrained",
+    )
+    length: Annotated[int, Field(ge=4)] = Field(64, description="tokens of a text; longer ones are cut")
+
+
 class PublicSettings(Table):
     """The public, unlabelled pool P (table ``public``)."""
 
@@ -137,9 +148,12 @@ class TrainSettings(Table):
 
     epochs: Count = Field(5, description="local epochs a round")
     batch_size: Annotated[int, Field(ge=2)] = Field(50, description="samples a step")
-    learning_rate: Positive = Field(0.1, description="SGD learning rate")
+    optimizer: Literal["sgd", "adamw"] = Field(
+        "sgd", description="the rule of a step; its state lasts for a client's round"
+    )
+    learning_rate: Positive = Field(0.1, description="learning rate")
     momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="SGD momentum")
-    weight_decay: NonNegative = Field(0.0, description="SGD weight decay")
+    weight_decay: NonNegative = Field(0.0, description="weight decay")
     augmentation: Literal["none", "shift", "crop-flip"] = Field(
         "none", description="random change of training images, a whole batch at a time"
     )
@@ -154,7 +168,8 @@ class DistillationSettings(Table):
 
     epochs: Count = Field(5, description="epochs over the round's soft labels")
     batch_size: Annotated[int, Field(ge=2)] = Field(50, description="samples a step")
-    learning_rate: Positive = Field(0.1, description="SGD learning rate")
+    optimizer: Literal["sgd", "adamw"] = Field("sgd", description="the rule of a step")
+    learning_rate: Positive = Field(0.1, description="learning rate")
     labels: Literal["float32", "float16", "uint8"] = Field(
         "float16", description="encoding of a probability on the wire"
     )
@@ -241,6 +256,34 @@ class ScaleflSettings(Table):
     )
 
 
+class LoraSettings(Table):
+    """The adapters with which a pretrained network learns (table ``lora``; Hu et al. 2022)."""
+
+    rank: Count = Field(64, description="rank of the largest level; a level has its width's share of it")
+    scale: Positive = Field(2.0, description="α/r, alike for all ranks")
+    targets: Names = Field("q_proj,v_proj", description="layers of the decoder that have adapters")
+    merge: Literal["count", "zero-pad", "svd", "stack"] = Field(
+        "count",
+        description="how adapters of unequal rank become one: each value's mean over those that have it; "
+        "with zeros for those that have not (HetLoRA); the mean of the products, cut by its singular values "
+        "(FlexLoRA); or that mean whole (FLoRA)",
+    )
+
+
+class VlmSettings(Table):
+    """What a vision-language model is asked (table ``vlm``)."""
+
+    prompt: str = Field(
+        "What is the Kellgren-Lawrence grade of this knee?", description="asked with every image"
+    )
+    answers: str = Field(
+        "KL {}", description="what answers the classes: their numbers in a template, or answers with commas"
+    )
+    quantisation: Literal["none", "4bit"] = Field(
+        "none", description="how the frozen base is held; `4bit` needs bitsandbytes and a GPU"
+    )
+
+
 class EarlyStoppingSettings(Table):
     """When to stop before the last round (table ``early-stopping``)."""
 
@@ -264,6 +307,11 @@ class RunSettings(Table):
     wait_for_nodes: Positive = Field(120.0, description="seconds to wait for `min-nodes` clients")
     model: ModelName = Field("cnn", description="network of the server, and of clients not told otherwise")
     models: ModelNames = Field("", description="networks dealt out over clients in turn: `cnn,resnet20`")
+    pretrained: Checkpoint = Field(
+        "",
+        description="checkpoint with which BERT or a vision-language model begins, a folder or a hub id; "
+        "empty: random weights",
+    )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where tensors live")
     precision: Literal["fp32", "bf16", "fp16"] = Field(
         "fp32", description="of the arithmetic; weights stay float32; a node that lacks it takes `fp32`"
@@ -271,6 +319,7 @@ class RunSettings(Table):
     output_dir: AbsolutePath = Field("~/motley/runs", description="where run folders go")
     resume: ResumePlace = Field("", description="`auto`, or the path of a run folder to go on with")
     data: DataSettings = DataSettings()
+    text: TextSettings = TextSettings()
     public: PublicSettings = PublicSettings()
     train: TrainSettings = TrainSettings()
     distillation: DistillationSettings = DistillationSettings()
@@ -278,6 +327,8 @@ class RunSettings(Table):
     dsfl: DsflSettings = DsflSettings()
     levels: LevelsSettings = LevelsSettings()
     scalefl: ScaleflSettings = ScaleflSettings()
+    lora: LoraSettings = LoraSettings()
+    vlm: VlmSettings = VlmSettings()
     early_stopping: EarlyStoppingSettings = EarlyStoppingSettings()
 
     @model_validator(mode="after")
@@ -338,6 +389,9 @@ class RunSettings(Table):
         return Path(self.output_dir).expanduser()
 
 
+DEFAULTS = RunSettings()
+
+
 class NodeSettings(Table):
     """What a node says of itself in its ``--node-config``."""
 
@@ -347,6 +401,7 @@ class NodeSettings(Table):
     partition_id: CountOrZero | None = Field(None, description="which part of the source is its own")
     num_partitions: Count | None = Field(None, description="parts the source is split into")
     model: ModelName | None = Field(None, description="the network this node trains")
+    model_path: AbsolutePath = Field("", description="where `pretrained` lies on this node")
     level: Level | None = Field(
         None, description="level of the elastic network this node carries, or `auto`: as the budgets allow"
     )

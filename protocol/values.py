@@ -21,6 +21,9 @@ ModelName = Literal[
     "elastic-resnet110",
     "elastic-msdnet24",
     "elastic-efficientnet-b4",
+    "elastic-bert",
+    "elastic-bert-tiny",
+    "elastic-vlm",
 ]
 MODEL_NAMES: tuple[str, ...] = get_args(ModelName)
 
@@ -89,6 +92,15 @@ def _optional_source(source: str) -> str:
     if source == NODES:
         raise ValueError("must be a path or a hub id: it is one for all")
     return source and _data_source(source)
+
+
+def _checkpoint(place: str) -> str:
+    if place and not (_is_absolute(place) or _HUB_ID.fullmatch(place)):
+        raise ValueError(
+            "must be an absolute path of a checkpoint's folder (~ is allowed) or a Hugging Face hub id such "
+            "as google-bert/bert-base-uncased"
+        )
+    return place
 
 
 def _place_to_resume(place: str) -> str:
@@ -194,6 +206,7 @@ AbsolutePath = Annotated[str, AfterValidator(_absolute)]
 DataSource = Annotated[str, AfterValidator(_data_source)]
 OptionalSource = Annotated[str, AfterValidator(_optional_source)]
 Names = Annotated[str, AfterValidator(_names)]
+Checkpoint = Annotated[str, AfterValidator(_checkpoint)]
 ResumePlace = Annotated[str, AfterValidator(_place_to_resume)]
 ClientName = Annotated[str, AfterValidator(_client_name)]
 ModelNames = Annotated[str, AfterValidator(_model_names)]

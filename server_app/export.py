@@ -16,8 +16,15 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from data import load_shared
-from models import as_image_shape, build_elastic, elastic_design, load_weights, save_weights
-from models.elastic import ElasticNetwork, Shape, track_statistics
+from models import (
+    build_elastic,
+    elastic_design,
+    learned_state,
+    load_learned_state,
+    load_weights,
+    save_weights,
+)
+from models.elastic import ExitNetwork, Shape, track_statistics
 from protocol.errors import MotleyError, ResumeError, SettingsError
 from protocol.files import write_atomically
 from protocol.settings import RunSettings
@@ -55,15 +62,15 @@ def export(run: Path, level: int, output: Path, form: str = "safetensors") -> No
     if form == "onnx":
         _write_onnx(model, facts, output)
     else:
-        save_weights(output, model.state_dict(), {name: json.dumps(value) for name, value in facts.items()})
+        save_weights(output, learned_state(model), {name: json.dumps(value) for name, value in facts.items()})
 
 
-def load_submodel(path: Path) -> ElasticNetwork:
+def load_submodel(path: Path) -> ExitNetwork:
     """Read a submodel that `export` wrote as safetensors.
 
     Returns
     -------
-    ElasticNetwork
+    ExitNetwork
         In eval mode, on the CPU.
 
     Raises
@@ -75,11 +82,10 @@ def load_submodel(path: Path) -> ElasticNetwork:
     try:
         facts = {name: json.loads(value) for name, value in text.items()}
         shape = Shape(facts["width"], tuple(facts["exits"]))
-        channels, height, width = facts["image_shape"]
-        design = elastic_design(facts["model"])
-        model = build_elastic(design, (channels, height, width), facts["num_classes"], 0, shape)
+        design = elastic_design(facts["model"], RunSettings.parse(facts["settings"]))
+        model = build_elastic(design, tuple(facts["input_shape"]), facts["num_classes"], 0, shape)
         track_statistics(model)
-        model.load_state_dict(weights)
+        load_learned_state(model, weights)
     except (KeyError, ValueError, RuntimeError, SettingsError) as error:
         raise ResumeError(f"{path}: holds no exported submodel ({error})") from error
     return model.eval()
@@ -112,7 +118,7 @@ def _settings_of(run: Path) -> RunSettings:
         raise ResumeError(f"{run}: is no run's folder ({error})") from error
 
 
-def _submodel(run: Path, settings: RunSettings, level: int) -> tuple[ElasticNetwork, dict[str, Any]]:
+def _submodel(run: Path, settings: RunSettings, level: int) -> tuple[ExitNetwork, dict[str, Any]]:
     """Return the calibrated submodel, and what to know about it."""
     if settings.strategy not in SUBMODEL_STRATEGIES:
         raise SettingsError(f'strategy = "{settings.strategy}": its clients train no submodels')
@@ -123,9 +129,8 @@ def _submodel(run: Path, settings: RunSettings, level: int) -> tuple[ElasticNetw
     if inputs is None:
         raise SettingsError('scalefl.calibration = "none": there is nothing to calibrate the norms on')
     shared = load_shared(settings)
-    image_shape = as_image_shape(shared.input_shape, settings.model)
     num_classes = len(shared.classes)
-    submodels = Submodels(settings, image_shape, num_classes)
+    submodels = Submodels(settings, shared.input_shape, num_classes)
     if not submodels.plan.trains(level):
         raise SettingsError(f"level = {level}: this run has no submodel for it")
     model = submodels.calibrated(level, checkpoint.round, checkpoint.weights, inputs).eval()
@@ -135,7 +140,7 @@ def _submodel(run: Path, settings: RunSettings, level: int) -> tuple[ElasticNetw
         "level": level,
         "width": shape.width,
         "exits": list(shape.exits),
-        "image_shape": list(image_shape),
+        "input_shape": list(shared.input_shape),
         "num_classes": num_classes,
         "data": shared.facts(),
         "experiment": RunFolder(run).experiment,
@@ -147,7 +152,7 @@ def _submodel(run: Path, settings: RunSettings, level: int) -> tuple[ElasticNetw
 
 def _write_onnx(model: nn.Module, facts: Mapping[str, Any], output: Path) -> None:
     """Write the file whole or not at all; the exporter wants a path of its own."""
-    images: Tensor = torch.zeros(2, *facts["image_shape"])
+    images: Tensor = torch.zeros(2, *facts["input_shape"])
     batch = {0: torch.export.Dim("batch")}
     try:
         program = torch.onnx.export(

@@ -9,7 +9,7 @@ from flwr.serverapp import Grid
 from flwr.supercore.exit import add_exit_handler
 
 from data import Inputs, Samples, load_server_test, load_shared, load_withheld
-from models import save_weights
+from models import learned_state, save_weights
 from protocol.device import choose_device
 from protocol.digests import code_digest
 from protocol.errors import RunStoppedError
@@ -203,7 +203,7 @@ def _save_models(federation: Federation) -> None:
     model = federation.method.model()
     if model is not None:
         facts = {"model": settings.model, "experiment": folder.experiment}
-        save_weights(unfinished / "server.safetensors", model.state_dict(), facts)
+        save_weights(unfinished / "server.safetensors", learned_state(model), facts)
     for path in sorted(folder.clients.glob("*")):
         state = StateStore(path).newest()
         if state is not None:

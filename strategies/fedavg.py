@@ -6,7 +6,7 @@ from flwr.app import RecordDict
 from torch import Tensor, nn
 
 from data import Samples
-from models import WeightedMean
+from models import WeightedMean, count_parameters, learned_state, load_learned_state
 from protocol.errors import MessageError
 from protocol.messages import HelloReply, WeightsReply, WeightsRequest
 from strategies.local import train_locally
@@ -24,12 +24,12 @@ class FedAvgServer:
         self._server = server
         self._experiment = experiment
         self._model = server.new_model()
-        self._mean = WeightedMean(self._model.state_dict())
+        self._mean = WeightedMean(learned_state(self._model))
         self._round = 0
 
     def begin(self, round: int, clients: Sequence[str], final: bool) -> dict[str, Outgoing]:
         """Send the global model to each client."""
-        weights = self._model.state_dict()
+        weights = learned_state(self._model)
         self._round = round
         self._mean = WeightedMean(weights)
         content = WeightsRequest(self._experiment, round, weights).to_record()
@@ -52,7 +52,7 @@ class FedAvgServer:
     def finish(self, round: int) -> None:
         """Make the mean the global model; without any reply it stays as it is."""
         if self._mean.total_weight:
-            self._model.load_state_dict(self._mean.mean())
+            load_learned_state(self._model, self._mean.mean())
 
     def greet(self, hello: HelloReply) -> str:
         """Nothing to note: every client gets the whole model."""
@@ -76,10 +76,10 @@ class FedAvgServer:
 
     def load_state(self, state: MethodState, weights: Mapping[str, Tensor]) -> None:
         """Take up the global model."""
-        self._model.load_state_dict(weights)
+        load_learned_state(self._model, weights)
 
     def _paper_bytes(self) -> int:
-        return _BYTES_PER_WEIGHT * sum(parameter.numel() for parameter in self._model.parameters())
+        return _BYTES_PER_WEIGHT * count_parameters(self._model)
 
 
 class FedAvgClient:
@@ -92,11 +92,11 @@ class FedAvgClient:
         """Evaluate the global model on the client's test part, then train it."""
         request = WeightsRequest.from_record(content)
         model = self._client.new_model()
-        model.load_state_dict(request.weights)
+        load_learned_state(model, request.weights)
         before = self._client.evaluate(model)
         train_locally(model, self._client, request.round)
         return WeightsReply(
-            **vars(before), trained_on=len(self._client.data.train), weights=model.state_dict()
+            **vars(before), trained_on=len(self._client.data.train), weights=learned_state(model)
         ).to_record()
 
     def state_digests(self) -> list[bytes]:

@@ -6,6 +6,7 @@ from flwr.app import RecordDict
 from torch import Tensor, nn
 
 from data import Samples
+from models import learned_state
 from protocol.messages import HelloReply, LocalReply, LocalRequest
 from strategies.local import train_locally
 from strategies.method import ClientSide, Incoming, MethodState, Outgoing
@@ -69,7 +70,7 @@ class IndividualClient:
         model = client.model_after(states[0] if states else None)
         train_locally(model, client, request.round)
         result = client.evaluate(model)
-        client.store.save(ClientState(request.round, client.architecture, model.state_dict()))
+        client.store.save(ClientState(request.round, client.architecture, learned_state(model)))
         return LocalReply(**vars(result)).to_record()
 
     def state_digests(self) -> list[bytes]:

@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 from functools import lru_cache
 
-from models import elastic_design
-from models.elastic import Cut, Shape
+from models.elastic import Cut, ElasticDesign, Shape
 from models.elastic.cost import flops_of, parameters_of
-from models.elastic.network import ElasticDesign, nested
+from models.elastic.network import nested
 from models.elastic.planning import CostFunction, reshaped, search
 from protocol.errors import SettingsError
 from protocol.randomness import derive_seed, draw_subset
@@ -14,10 +13,11 @@ from protocol.settings import LevelsSettings
 from protocol.values import numbers
 
 
+@lru_cache(maxsize=16)
 def plan_levels(
     settings: LevelsSettings,
-    model: str,
-    image_shape: tuple[int, int, int],
+    design: ElasticDesign,
+    input_shape: tuple[int, ...],
     num_classes: int,
     cut: Cut = "both",
 ) -> tuple[Shape, ...]:
@@ -27,10 +27,10 @@ def plan_levels(
     ----------
     settings
         The table ``levels``.
-    model
-        The elastic network's name.
-    image_shape
-        Channels, height and width of an image.
+    design
+        The elastic network.
+    input_shape
+        Shape of one input.
     num_classes
         Width of the output.
     cut
@@ -41,21 +41,10 @@ def plan_levels(
     SettingsError
         If the network has no submodels, or not such ones.
     """
-    return _plan(settings, elastic_design(model), image_shape, num_classes, cut)
-
-
-@lru_cache(maxsize=16)
-def _plan(
-    settings: LevelsSettings,
-    design: ElasticDesign,
-    image_shape: tuple[int, int, int],
-    num_classes: int,
-    cut: Cut,
-) -> tuple[Shape, ...]:
     count = flops_of if settings.plan == "flops" else parameters_of
 
     def cost(width: float, last_block: int) -> float:
-        return count(design, image_shape, num_classes, Shape(width, (last_block,)))
+        return count(design, input_shape, num_classes, Shape(width, (last_block,)))
 
     levels = _explicit(settings, design) or _planned(settings, design, cost)
     shares = len(numbers(settings.shares))

@@ -21,7 +21,7 @@ def cross_entropy(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
 def train_locally(
     model: nn.Module, client: ClientSide, round: int, loss: LossOfBatch = cross_entropy
 ) -> None:
-    """Train on private data with the table ``train``'s plain SGD."""
+    """Train on private data as the table ``train`` says."""
     settings = client.settings.train
     samples = client.data.train
     augmentation = client.generator("augmentation", round)
@@ -44,4 +44,5 @@ def train_locally(
         learning_rate(settings, round),
         client.arithmetic,
         draw,
+        settings.optimizer,
     )

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from data import ClientData, Inputs, PublicPool, Samples
-from models import as_image_shape, build_elastic, build_model, elastic_design
+from models import build_elastic, build_model, elastic_design, load_learned_state
+from models.registry import require_inputs
 from protocol.errors import SettingsError
 from protocol.messages import Evaluation, HelloReply
 from protocol.randomness import derive_seed, torch_generator
@@ -141,7 +142,8 @@ class ServerSide:
     def new_model(self) -> nn.Module:
         """Build the server's model with the initial weights that belong to the run's seed."""
         seed = derive_seed(self.settings.seed, "model", client="server")
-        return build_model(self.settings.model, self.input_shape, self.num_classes, seed).to(self.device)
+        model = build_model(self.settings.model, self.input_shape, self.num_classes, seed, self.settings)
+        return model.to(self.device)
 
     def evaluate(self, model: nn.Module, test: Samples) -> Evaluation:
         """Score a model on held-out samples."""
@@ -179,11 +181,11 @@ class ClientSide:
         seed = derive_seed(self.settings.seed, "model", client=self.name)
         input_shape, classes = self.data.train.input_shape, self.data.num_classes
         if self.level is None:
-            return build_model(self.model_name, input_shape, classes, seed).to(self.device)
-        image_shape = as_image_shape(input_shape, self.model_name)
-        levels = plan_levels(self.settings.levels, self.model_name, image_shape, classes)
-        shape = level_shape(levels, self.level)
-        model = build_elastic(elastic_design(self.model_name), image_shape, classes, seed, shape)
+            return build_model(self.model_name, input_shape, classes, seed, self.settings).to(self.device)
+        require_inputs(self.model_name, input_shape, self.settings)
+        design = elastic_design(self.model_name, self.settings)
+        levels = plan_levels(self.settings.levels, design, input_shape, classes)
+        model = build_elastic(design, input_shape, classes, seed, level_shape(levels, self.level))
         return model.to(self.device)
 
     @property
@@ -207,7 +209,7 @@ class ClientSide:
                 f"model = {self.architecture!r}: client {self.name!r} has trained {state.model!r} in this "
                 "experiment; set it back, or give the node another client-name"
             )
-        model.load_state_dict(state.weights)
+        load_learned_state(model, state.weights)
         return model
 
     def generator(self, purpose: str, round: int) -> torch.Generator:

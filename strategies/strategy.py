@@ -9,6 +9,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
+from models import learned_state
 from protocol.errors import FederationError, MessageError
 from protocol.ledger import Traffic, wire_bytes
 from protocol.messages import TRAIN
@@ -255,7 +256,7 @@ class MethodStrategy(Strategy):
 
     def _result(self) -> tuple[ArrayRecord | None, MetricRecord | None]:
         model, figures = self.method.model(), self.report.clients
-        arrays = None if model is None else ArrayRecord(model.state_dict())
+        arrays = None if model is None else ArrayRecord(learned_state(model))
         metrics = None
         if figures is not None:
             metrics = MetricRecord({"accuracy": figures.accuracy, "loss": figures.loss})

@@ -9,16 +9,16 @@ from typing import Protocol, TypeVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim.sgd import sgd
 
 from data import Inputs, Samples, batches, in_batches
-from models.elastic import ElasticNetwork
+from models.elastic import ExitNetwork
 from protocol.errors import TrainingError
 from protocol.messages import Evaluation
 from protocol.settings import TrainSettings
 from protocol.values import numbers
 from strategies.memory import Halving, shortage_explained
 from strategies.metrics import MetricName, score
+from strategies.optimizers import OptimizerName, optimizer_of
 from strategies.precision import FLOAT32, Arithmetic
 from strategies.step import Step, indices_alone
 
@@ -41,7 +41,7 @@ class FitSettings(Protocol):
 
     @property
     def learning_rate(self) -> float:
-        """SGD's learning rate."""
+        """Learning rate of a step."""
 
 
 def fit(
@@ -55,8 +55,9 @@ def fit(
     learning_rate: float | None = None,
     arithmetic: Arithmetic = FLOAT32,
     draw: Callable[[Tensor], tuple[Tensor, ...]] = indices_alone,
+    optimizer: OptimizerName = "sgd",
 ) -> None:
-    """Train a model in place by plain SGD.
+    """Train a model in place, by plain SGD if nothing else is said.
 
     A step for which memory is too small is done again in micro-batches of half the size, and so are the
     steps after it. Their gradients sum to that of the batch's mean loss. Three things then differ from a
@@ -78,6 +79,8 @@ def fit(
     draw : callable, optional
         Makes tensors with a row a sample of a batch's indices, once a step even if that is done again:
         the place for random changes of inputs.
+    optimizer : str, optional
+        The rule of a step. It remembers nothing from one call to the next; ``momentum`` is SGD's alone.
 
     Raises
     ------
@@ -89,8 +92,8 @@ def fit(
     if samples == 0:
         return
     parameters: list[Tensor] = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    velocities: list[Tensor | None] = [None] * len(parameters)
     rate = settings.learning_rate if learning_rate is None else learning_rate
+    rule = optimizer_of(optimizer, parameters, rate, momentum, weight_decay)
     step = Step(model, batch_loss, draw, settings.batch_size, parameters, arithmetic)
     model.train()
     with shortage_explained(model, step.size):
@@ -98,39 +101,11 @@ def fit(
             for indices in batches(samples, settings.batch_size, generator):
                 loss, gradients = step(indices)
                 if gradients is not None:
-                    _sgd_step(parameters, gradients, velocities, rate, momentum, weight_decay)
+                    rule.step(gradients)
                 del gradients  # else they would take memory while the next ones are found
     finite = all(bool(parameter.isfinite().all()) for parameter in parameters)
     if not (finite and math.isfinite(loss.item())):
         raise TrainingError(f"training diverged: last loss = {loss.item()}, {_REMEDY}")
-
-
-@torch.no_grad()
-def _sgd_step(
-    parameters: list[Tensor],
-    gradients: list[Tensor],
-    velocities: list[Tensor | None],
-    learning_rate: float,
-    momentum: float,
-    weight_decay: float,
-) -> None:
-    """Take one step of torch's SGD by its functional form.
-
-    The class ``torch.optim.SGD`` imports torch's compiler when it is made, which takes a node's process
-    about four seconds, and a real node has a fresh process for each message.
-    """
-    sgd(
-        parameters,
-        gradients,
-        velocities,
-        weight_decay=weight_decay,
-        momentum=momentum,
-        lr=learning_rate,
-        dampening=0.0,
-        nesterov=False,
-        maximize=False,
-        foreach=parameters[0].is_cuda,  # what torch would find out at every step
-    )
 
 
 def learning_rate(settings: TrainSettings, round: int) -> float:
@@ -149,7 +124,7 @@ def all_exits(model: nn.Module, inputs: Tensor) -> list[Tensor]:
 
     They are float32 whatever precision the network computes in, and so is every loss of them.
     """
-    logits = model.exits(inputs) if isinstance(model, ElasticNetwork) else [model(inputs)]
+    logits = model.exits(inputs) if isinstance(model, ExitNetwork) else [model(inputs)]
     return [z.float() for z in logits]
 
 

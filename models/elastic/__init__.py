@@ -8,8 +8,8 @@ they stand between. From these names follow what a submodel is (``slicing``), ho
 from models.elastic.channels import Axes, Channels, axes_of
 from models.elastic.cost import Cost, cost_of
 from models.elastic.merging import SliceMean
-from models.elastic.network import ElasticDesign, ElasticNetwork, Shape
-from models.elastic.norms import forget_statistics, recalibrate, track_statistics
+from models.elastic.network import ElasticDesign, ElasticNetwork, ExitNetwork, Shape
+from models.elastic.norms import forget_statistics, has_norms, recalibrate, track_statistics
 from models.elastic.planning import Cut
 from models.elastic.slicing import PolicyKind, SliceMap, index_policy
 
@@ -20,6 +20,7 @@ __all__ = [
     "Cut",
     "ElasticDesign",
     "ElasticNetwork",
+    "ExitNetwork",
     "PolicyKind",
     "Shape",
     "SliceMap",
@@ -27,6 +28,7 @@ __all__ = [
     "axes_of",
     "cost_of",
     "forget_statistics",
+    "has_norms",
     "index_policy",
     "recalibrate",
     "track_statistics",

@@ -48,7 +48,7 @@ Axes = tuple[Channels | None, ...]
 
 
 def axes_of(model: nn.Module) -> dict[str, Axes]:
-    """Return the axes of every parameter of an elastic network, by the parameter's name.
+    """Return the axes of every parameter that an elastic network learns, by the parameter's name.
 
     Raises
     ------
@@ -60,11 +60,12 @@ def axes_of(model: nn.Module) -> dict[str, Axes]:
     for prefix, module in model.named_modules():
         stated: Mapping[str, Axes] = getattr(module, "axes", {})
         axes.update({f"{prefix}.{name}" if prefix else name: of for name, of in stated.items()})
-    for name, parameter in model.named_parameters():
+    learned = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    for name, parameter in learned:
         if name not in axes:
             raise ValueError(f"parameter {name!r} states no axes; build it of models.elastic.layers")
         _require_fit(name, tuple(parameter.shape), axes[name])
-    return {name: axes[name] for name, _ in model.named_parameters()}
+    return {name: axes[name] for name, _ in learned}
 
 
 def _require_fit(name: str, shape: tuple[int, ...], axes: Axes) -> None:

@@ -41,7 +41,7 @@ class QuadrantHead(nn.Module):
         return logits
 
 
-def build_cnn(image_shape: tuple[int, int, int], num_classes: int, shape: Shape) -> ElasticNetwork:
+def build_cnn(image_shape: tuple[int, ...], num_classes: int, shape: Shape) -> ElasticNetwork:
     """Build a network of a stem and eight 3x3 convolutions with batch norm, of which two halve the image.
 
     Images of which both sides are above 16 pixels are halved by the stem already.

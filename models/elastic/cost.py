@@ -1,4 +1,4 @@
-"""What a submodel costs: parameters, and multiply-adds an image."""
+"""What a submodel costs: parameters, and multiply-adds an input."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,7 +17,7 @@ class Cost:
     parameters: int
     """Numbers it learns, and so sends."""
     flops: tuple[int, ...]
-    """Multiply-adds of one image up to each exit, the heads passed on the way included."""
+    """Multiply-adds of one input up to each exit, the heads passed on the way included."""
 
     @property
     def bytes(self) -> int:
@@ -26,32 +26,37 @@ class Cost:
 
 
 @lru_cache(maxsize=4096)
-def parameters_of(
-    design: ElasticDesign, image_shape: tuple[int, int, int], num_classes: int, shape: Shape
-) -> int:
+def parameters_of(design: ElasticDesign, input_shape: tuple[int, ...], num_classes: int, shape: Shape) -> int:
     """Return how many numbers a shape learns."""
-    model = design.on_meta(image_shape, num_classes, shape)
-    return sum(parameter.numel() for parameter in model.parameters())
+    model = design.on_meta(input_shape, num_classes, shape)
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
 @lru_cache(maxsize=4096)
-def flops_of(design: ElasticDesign, image_shape: tuple[int, int, int], num_classes: int, shape: Shape) -> int:
-    """Return the multiply-adds of one image through all exits of a shape.
+def flops_of(design: ElasticDesign, input_shape: tuple[int, ...], num_classes: int, shape: Shape) -> int:
+    """Return the multiply-adds of one input through all exits of a shape, of a text at its full length.
 
     Convolutions and fully connected layers are counted, each multiply-add as one, as papers do (PyTorch's
     own counter says two).
     """
     from torch.utils.flop_counter import FlopCounterMode  # takes a second, and no round needs it
 
-    model = design.on_meta(image_shape, num_classes, shape)
+    model = design.on_meta(input_shape, num_classes, shape)
     model.eval()
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model.exits(torch.empty(1, *image_shape, device="meta"))
+        model.exits(_one_input(design, input_shape))
     return int(counter.get_total_flops()) // 2
 
 
-def cost_of(design: ElasticDesign, image_shape: tuple[int, int, int], num_classes: int, shape: Shape) -> Cost:
+def cost_of(design: ElasticDesign, input_shape: tuple[int, ...], num_classes: int, shape: Shape) -> Cost:
     """Return what a shape costs."""
     upto = [Shape(shape.width, shape.exits[: last + 1]) for last in range(len(shape.exits))]
-    flops = tuple(flops_of(design, image_shape, num_classes, part) for part in upto)
-    return Cost(parameters_of(design, image_shape, num_classes, shape), flops)
+    flops = tuple(flops_of(design, input_shape, num_classes, part) for part in upto)
+    return Cost(parameters_of(design, input_shape, num_classes, shape), flops)
+
+
+def _one_input(design: ElasticDesign, input_shape: tuple[int, ...]) -> torch.Tensor:
+    if design.reads == "texts":
+        length, _ = input_shape
+        return torch.empty(1, length, dtype=torch.int64, device="meta")
+    return torch.empty(1, *input_shape, device="meta")

@@ -166,9 +166,7 @@ class LastHead(nn.Module):
         return logits
 
 
-def build_efficientnet_b4(
-    image_shape: tuple[int, int, int], num_classes: int, shape: Shape
-) -> ElasticNetwork:
+def build_efficientnet_b4(image_shape: tuple[int, ...], num_classes: int, shape: Shape) -> ElasticNetwork:
     """Build EfficientNet-B4, whose blocks are its eight stages.
 
     Parameters

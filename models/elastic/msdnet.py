@@ -145,9 +145,7 @@ class CoarsestExit(ExitHead):
         return super().forward(features[_COARSEST])
 
 
-def build_msdnet(
-    layers: int, image_shape: tuple[int, int, int], num_classes: int, shape: Shape
-) -> ElasticNetwork:
+def build_msdnet(layers: int, image_shape: tuple[int, ...], num_classes: int, shape: Shape) -> ElasticNetwork:
     """Build a multi-scale dense network, whose blocks are its layers.
 
     A scale that no exit depends on is left out.

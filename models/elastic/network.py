@@ -1,8 +1,10 @@
-"""What every elastic network is: a stem, blocks, and an exit after some of the blocks."""
+"""What every elastic network is: something that answers at several exits, as a stem, blocks and heads do."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -37,8 +39,24 @@ class Shape:
         return self.exits[-1]
 
 
-class ElasticNetwork(nn.Module):
-    """A network that can answer after several of its blocks.
+class ExitNetwork(nn.Module, ABC):
+    """A network that can answer at several exits.
+
+    Parameters that need no gradient are frozen: every party has them already, so they are neither cut nor
+    sent, see ``models.learned_state``.
+    """
+
+    @abstractmethod
+    def exits(self, inputs: Tensor) -> list[Tensor]:
+        """Map a batch to each exit's logits ``(batch, classes)``, the shallowest first."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Map a batch to the last exit's logits ``(batch, classes)``."""
+        return self.exits(inputs)[-1]
+
+
+class ElasticNetwork(ExitNetwork):
+    """A stem, blocks, and a head after some of the blocks.
 
     A block's number starts at 1. What a block hands on may be a tensor or any structure that the next
     block and the heads understand, as MSDNet's features at several scales.
@@ -46,7 +64,7 @@ class ElasticNetwork(nn.Module):
     Parameters
     ----------
     stem
-        Turns images into the first block's input.
+        Turns inputs into the first block's input.
     blocks
         Those that there are: a shallower network simply has fewer.
     heads
@@ -61,9 +79,9 @@ class ElasticNetwork(nn.Module):
         self.blocks = nn.ModuleList(blocks)
         self.heads = nn.ModuleDict({str(block): heads[block] for block in sorted(heads)})
 
-    def exits(self, images: Tensor) -> list[Tensor]:
-        """Map images ``(batch, channels, height, width)`` to each exit's logits, the shallowest first."""
-        features = self.stem(images)
+    def exits(self, inputs: Tensor) -> list[Tensor]:
+        """Map a batch to each exit's logits ``(batch, classes)``, the shallowest first."""
+        features = self.stem(inputs)
         logits = []
         for number, block in enumerate(self.blocks, start=1):
             features = block(features)
@@ -71,17 +89,19 @@ class ElasticNetwork(nn.Module):
                 logits.append(self.heads[str(number)](features))
         return logits
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Map images ``(batch, channels, height, width)`` to the last exit's logits ``(batch, classes)``."""
-        features = self.stem(images)
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Map a batch to the last exit's logits ``(batch, classes)``, passing the early exits by."""
+        features = self.stem(inputs)
         for block in self.blocks:
             features = block(features)
         logits: Tensor = self.heads[str(len(self.blocks))](features)
         return logits
 
 
-ElasticBuilder = Callable[[tuple[int, int, int], int, Shape], ElasticNetwork]
-"""Builds a network of a shape for images of (channels, height, width) and a number of classes."""
+ElasticBuilder = Callable[[tuple[int, ...], int, Shape], ExitNetwork]
+"""Builds a network of a shape for inputs of a shape (see ``data.Inputs``) and a number of classes."""
+
+Reads = Literal["images", "texts"]
 
 
 @dataclass(frozen=True)
@@ -98,21 +118,28 @@ class ElasticDesign:
         The levels' shapes that its source gives, or that were found good; the last is the whole.
     first_exit
         The first block that can have an exit.
+    reads
+        What its inputs are.
+    initial
+        Returns pretrained parameters of the whole network, by name; parameters it does not name begin at
+        random, as all do without it.
     """
 
     build: ElasticBuilder
     depth: int
     preset: tuple[Shape, ...]
     first_exit: int = 1
+    reads: Reads = "images"
+    initial: Callable[[], Mapping[str, Tensor]] | None = None
 
     def whole(self) -> Shape:
         """Return the shape of the network without early exits."""
         return Shape(1.0, (self.depth,))
 
-    def on_meta(self, image_shape: tuple[int, int, int], num_classes: int, shape: Shape) -> ElasticNetwork:
+    def on_meta(self, input_shape: tuple[int, ...], num_classes: int, shape: Shape) -> ExitNetwork:
         """Build a network that takes no memory, to ask what it would hold."""
         with torch.device("meta"):
-            return self.build(image_shape, num_classes, shape)
+            return self.build(input_shape, num_classes, shape)
 
 
 def nested(widths: Sequence[float], exits: Sequence[int]) -> tuple[Shape, ...]:
@@ -120,7 +147,7 @@ def nested(widths: Sequence[float], exits: Sequence[int]) -> tuple[Shape, ...]:
     return tuple(Shape(width, tuple(exits[: level + 1])) for level, width in enumerate(widths))
 
 
-def image_channels(image_shape: tuple[int, int, int]) -> Channels:
+def image_channels(image_shape: tuple[int, ...]) -> Channels:
     """Return the images' channels, which are never cut."""
     return Channels.of("image", image_shape[0])
 

@@ -17,6 +17,11 @@ CALIBRATION_BATCH = 500
 """Most inputs in a batch whose statistics enter the mean."""
 
 
+def has_norms(model: nn.Module) -> bool:
+    """Tell whether a network has batch norms, and so needs statistics before it answers."""
+    return bool(_norms(model))
+
+
 def forget_statistics(model: nn.Module) -> None:
     """Drop the running statistics: they leave the state dict, and every mode uses the batch's own."""
     for norm in _norms(model):
@@ -37,23 +42,27 @@ def track_statistics(model: nn.Module) -> None:
 def recalibrate(model: nn.Module, batches: Iterable[Tensor]) -> None:
     """Set the running statistics to those of some inputs, the plain mean over the batches.
 
+    A network without batch norms has none, and stays as it is.
+
     Parameters
     ----------
     batches
-        Each of shape (batch, channels, height, width), on the model's device. Their sizes are nearly
-        equal, for they count alike, and the first has at least two inputs.
+        Of inputs, on the model's device. Their sizes are nearly equal, for they count alike, and the first
+        has at least two inputs.
 
     Raises
     ------
     ValueError
         With fewer than two inputs, which have no variance.
     """
+    norms = _norms(model)
+    if not norms:
+        return
     batches = iter(batches)
     first = next(batches, torch.empty(0))
     if len(first) < 2:
         raise ValueError(f"{len(first)} inputs: batch norms need at least two to be calibrated on")
     track_statistics(model)
-    norms = _norms(model)
     momenta = [norm.momentum for norm in norms]
     was_training = model.training
     _set(norms, [None] * len(norms))  # a plain mean over the batches

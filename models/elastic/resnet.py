@@ -44,7 +44,7 @@ class ResidualBlock(nn.Module):
 
 
 def build_resnet(
-    blocks_a_stage: tuple[int, int, int], image_shape: tuple[int, int, int], num_classes: int, shape: Shape
+    blocks_a_stage: tuple[int, int, int], image_shape: tuple[int, ...], num_classes: int, shape: Shape
 ) -> ElasticNetwork:
     """Build a residual network of three stages with 16, 32 and 64 channels.
 

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from data import in_batches
-from models.elastic import ElasticNetwork, forget_statistics, recalibrate
+from models import learned_state, load_learned_state
+from models.elastic import ExitNetwork, forget_statistics, recalibrate
 from models.elastic.norms import CALIBRATION_BATCH
 from protocol.errors import MessageError
 from protocol.messages import SliceReply, SliceRequest
@@ -47,21 +48,21 @@ class SubmodelClient:
         forget_statistics(model)
         train_locally(model, self._client, request.round, self._loss(request.round))
         return SliceReply(
-            **vars(before), trained_on=len(train), weights=model.state_dict(), level=request.level
+            **vars(before), trained_on=len(train), weights=learned_state(model), level=request.level
         ).to_record()
 
     def state_digests(self) -> list[bytes]:
         """Return nothing: no state outlives a round."""
         return []
 
-    def _submodel(self, request: SliceRequest) -> ElasticNetwork:
+    def _submodel(self, request: SliceRequest) -> ExitNetwork:
         client = self._client
         submodels = Submodels(client.settings, client.data.train.input_shape, client.data.num_classes)
         if not submodels.plan.trains(request.level):
             raise MessageError(f"level = {request.level}: there is no submodel for it")
         model = submodels.build(submodels.shape(request.level))
         try:
-            model.load_state_dict(request.weights)
+            load_learned_state(model, request.weights)
         except RuntimeError as error:
             raise MessageError(f"weights: not those of level {request.level}: {error}") from error
         return model.to(client.device)

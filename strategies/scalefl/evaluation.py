@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from data import Samples
-from models.elastic import ElasticNetwork
+from models.elastic import ExitNetwork
 from protocol.messages import Evaluation
 from strategies.metrics import MetricName, mean
 from strategies.precision import FLOAT32, Arithmetic
@@ -41,7 +41,7 @@ class ExitScores:
 
 
 def score_exits(
-    model: ElasticNetwork,
+    model: ExitNetwork,
     test: Samples,
     flops: Sequence[int],
     metric: MetricName = "none",

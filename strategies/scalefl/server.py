@@ -8,7 +8,8 @@ from flwr.app import RecordDict
 from torch import Tensor
 
 from data import Samples
-from models.elastic import ElasticNetwork, SliceMap, SliceMean
+from models import learned_state, load_learned_state
+from models.elastic import ExitNetwork, SliceMap, SliceMean, has_norms
 from protocol.errors import MessageError
 from protocol.messages import Evaluation, HelloReply, SliceReply, SliceRequest
 from strategies.method import Incoming, MethodState, Outgoing, Score, ServerSide
@@ -69,7 +70,7 @@ class SubmodelServer:
 
     def finish(self, round: int) -> None:
         """Make the mean the network; what no client covered stays as it is."""
-        self._model.load_state_dict(self._mean.merged())
+        load_learned_state(self._model, self._mean.merged())
 
     def greet(self, hello: HelloReply) -> str:
         """Take note of a node's level, which holds for its name until it reports another."""
@@ -87,7 +88,7 @@ class SubmodelServer:
 
     # --- the network ---------------------------------------------------------------------------
 
-    def model(self) -> ElasticNetwork:
+    def model(self) -> ExitNetwork:
         """Return the whole network; its norms have no statistics."""
         return self._model
 
@@ -97,14 +98,16 @@ class SubmodelServer:
         The evaluation is the plain mean over the levels at their last exits.
         """
         calibration, plan, metric = self._server.calibration, self._submodels.plan, self._server.metric
-        if calibration is None:
+        if calibration is None and has_norms(self._model):
             return None
         results: list[Evaluation] = []
         levels: list[dict[str, Any]] = []
         details: dict[str, Any] = {"levels": levels}
         weights = self._weights()
         for level, shape in plan.distinct():
-            submodel = self._submodels.calibrated(level, self._round, weights, calibration)
+            submodel = self._submodels.calibrated(level, self._round, weights, calibration).to(
+                self._server.device
+            )
             flops = self._submodels.cost(level).flops
             scores = score_exits(submodel, test, flops, metric, self._server.arithmetic)
             results.append(scores.last)
@@ -122,7 +125,7 @@ class SubmodelServer:
 
     def load_state(self, state: MethodState, weights: Mapping[str, Tensor]) -> None:
         """Take up the network and the levels."""
-        self._model.load_state_dict(weights)
+        load_learned_state(self._model, weights)
         self._levels = dict(state.facts["levels"])
 
     # --- parts ---------------------------------------------------------------------------------
@@ -138,7 +141,7 @@ class SubmodelServer:
             raise MessageError(f"level {level}: {error}") from error
 
     def _weights(self) -> dict[str, Tensor]:
-        return dict(self._model.state_dict())
+        return learned_state(self._model)
 
     def _log_levels(self) -> None:
         for level, shape in self._submodels.plan.distinct():
@@ -152,7 +155,7 @@ class SubmodelServer:
                 f"{parameters:,}",
                 _BYTES_PER_WEIGHT * parameters / 1e6,
             )
-        if self._server.calibration is None:
+        if self._server.calibration is None and has_norms(self._model):
             log.warning(
                 'The server scores nothing: scalefl.calibration = "none" gives its norms no statistics'
             )

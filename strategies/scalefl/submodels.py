@@ -6,11 +6,11 @@ from functools import cached_property
 from torch import Tensor
 
 from data import Inputs, in_batches
-from models import as_image_shape, build_elastic, elastic_design
+from models import build_elastic, elastic_design, load_learned_state
 from models.elastic import (
     Axes,
     Cost,
-    ElasticNetwork,
+    ExitNetwork,
     Shape,
     SliceMap,
     axes_of,
@@ -20,6 +20,7 @@ from models.elastic import (
     recalibrate,
 )
 from models.elastic.norms import CALIBRATION_BATCH
+from models.registry import require_inputs
 from protocol.randomness import derive_seed
 from protocol.settings import RunSettings
 from strategies.scalefl.variants import VARIANTS, LevelPlan
@@ -36,30 +37,30 @@ class Submodels:
     settings
         Of the run; its strategy says how submodels are cut.
     input_shape
-        Channels, height and width of an image.
+        Shape of one input.
     num_classes
         Width of the output.
 
     Raises
     ------
     SettingsError
-        If the network has no such submodels, or the inputs are no images.
+        If the network has no such submodels, or reads other inputs.
     """
 
     def __init__(self, settings: RunSettings, input_shape: tuple[int, ...], num_classes: int) -> None:
-        image_shape = as_image_shape(input_shape, settings.model)
-        self.plan = LevelPlan.of(settings, image_shape, num_classes)
+        require_inputs(settings.model, input_shape, settings)
+        self.plan = LevelPlan.of(settings, input_shape, num_classes)
         self._policy = VARIANTS[settings.strategy].policy
         self._seed = settings.seed
-        self._design = elastic_design(settings.model)
-        self._image_shape = image_shape
+        self._design = elastic_design(settings.model, settings)
+        self._input_shape = input_shape
         self._num_classes = num_classes
         self._maps: dict[tuple[int, int, str], SliceMap] = {}
 
-    def build(self, shape: Shape) -> ElasticNetwork:
+    def build(self, shape: Shape) -> ExitNetwork:
         """Build a submodel on the CPU, its norms without statistics, weights as the run's seed has them."""
         seed = derive_seed(self._seed, "model", client=SERVER)
-        model = build_elastic(self._design, self._image_shape, self._num_classes, seed, shape)
+        model = build_elastic(self._design, self._input_shape, self._num_classes, seed, shape)
         forget_statistics(model)
         return model
 
@@ -72,7 +73,7 @@ class Submodels:
 
     def cost(self, level: int) -> Cost:
         """Return what a level costs."""
-        return cost_of(self._design, self._image_shape, self._num_classes, self.shape(level))
+        return cost_of(self._design, self._input_shape, self._num_classes, self.shape(level))
 
     def map(self, level: int, round: int, client: str = SERVER) -> SliceMap:
         """Return where a level's submodel lies in the network, for a client in a round.
@@ -88,8 +89,8 @@ class Submodels:
         return self._maps[key]
 
     def calibrated(
-        self, level: int, round: int, whole: Mapping[str, Tensor], calibration: Inputs
-    ) -> ElasticNetwork:
+        self, level: int, round: int, whole: Mapping[str, Tensor], calibration: Inputs | None
+    ) -> ExitNetwork:
         """Cut a level's submodel out of the network's weights and give its norms statistics.
 
         Parameters
@@ -101,17 +102,18 @@ class Submodels:
         whole
             The network's weights, on the CPU.
         calibration
-            At least two inputs, on the device where the submodel is to be.
+            At least two inputs, on the device where the submodel is to be; None if it has no batch norms.
         """
         submodel = self.build(self.shape(level))
-        submodel.load_state_dict(self.map(level, round).extract(whole))
-        submodel.to(calibration.device)
-        recalibrate(submodel, in_batches(calibration, CALIBRATION_BATCH))
+        load_learned_state(submodel, self.map(level, round).extract(whole))
+        if calibration is not None:
+            submodel.to(calibration.device)
+            recalibrate(submodel, in_batches(calibration, CALIBRATION_BATCH))
         return submodel
 
     @cached_property
     def _whole_axes(self) -> Mapping[str, Axes]:
         return axes_of(self._on_meta(self.plan.whole))
 
-    def _on_meta(self, shape: Shape) -> ElasticNetwork:
-        return self._design.on_meta(self._image_shape, self._num_classes, shape)
+    def _on_meta(self, shape: Shape) -> ExitNetwork:
+        return self._design.on_meta(self._input_shape, self._num_classes, shape)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from models import elastic_design
 from models.elastic import Cut, PolicyKind, Shape
 from protocol.settings import RunSettings
 from strategies.levels import plan_levels
@@ -53,7 +54,7 @@ class LevelPlan:
     """By level, from the smallest; ``None`` for one that takes no part."""
 
     @classmethod
-    def of(cls, settings: RunSettings, image_shape: tuple[int, int, int], num_classes: int) -> "LevelPlan":
+    def of(cls, settings: RunSettings, input_shape: tuple[int, ...], num_classes: int) -> "LevelPlan":
         """Plan the levels of a run's variant.
 
         Raises
@@ -62,7 +63,8 @@ class LevelPlan:
             If the network has no such submodels.
         """
         variant = VARIANTS[settings.strategy]
-        shapes = plan_levels(settings.levels, settings.model, image_shape, num_classes, variant.cut)
+        design = elastic_design(settings.model, settings)
+        shapes = plan_levels(settings.levels, design, input_shape, num_classes, variant.cut)
         match variant.devices:
             case "all":
                 return cls(shapes[-1], shapes)

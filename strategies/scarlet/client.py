@@ -7,6 +7,7 @@ import torch
 from flwr.app import RecordDict
 from torch import nn
 
+from models import learned_state
 from protocol.encodings import (
     LabelEncoding,
     decode_indices,
@@ -158,4 +159,4 @@ class SoftLabelClient:
         }
         tensors = {name: torch.from_numpy(array) for name, array in extra.items()}
         facts = {"versions.round": str(versions.round)}
-        return ClientState(round, self._client.architecture, model.state_dict(), tensors, facts)
+        return ClientState(round, self._client.architecture, learned_state(model), tensors, facts)

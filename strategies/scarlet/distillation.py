@@ -48,4 +48,12 @@ def distil(
         inputs = pool.inputs[rows[batch]]
         return mean_over_exits(model, inputs, lambda logits: distillation_loss(logits, labels[batch]))
 
-    fit(model, loss, len(indices), settings, generator, arithmetic=arithmetic)
+    fit(
+        model,
+        loss,
+        len(indices),
+        settings,
+        generator,
+        arithmetic=arithmetic,
+        optimizer=settings.optimizer,
+    )

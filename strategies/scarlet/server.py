@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from data import Samples
+from models import load_learned_state
 from protocol.digests import DIGEST_BYTES
 from protocol.encodings import (
     Rows,
@@ -169,7 +170,7 @@ class SoftLabelServer:
     def load_state(self, state: MethodState, weights: Mapping[str, Tensor]) -> None:
         """Go on after the round of a checkpoint."""
         arrays, facts = dict(state.arrays), state.facts
-        self._model.load_state_dict(weights)
+        load_learned_state(self._model, weights)
         self._versions.round = facts["round"]
         self._versions.stored = np.asarray(arrays["stored"], dtype=np.int32)
         self._versions.in_use = LabelsInUse(

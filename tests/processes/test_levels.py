@@ -2,6 +2,7 @@
 
 import pytest
 
+from models import elastic_design
 from protocol.settings import LevelsSettings
 from server_app.checkpoint import CheckpointStore
 from strategies.levels import plan_levels
@@ -33,7 +34,7 @@ def test_nodes_of_unequal_levels_train_one_network(tmp_path):
         log = flower.command(["flwr", "log", run_id, "test", "--show"], 60).stdout
 
     whole = sum(tensor.numel() for tensor in CheckpointStore(folder / "checkpoint").newest().weights.values())
-    shapes = plan_levels(LevelsSettings(), "elastic-cnn", (1, 8, 8), 10)
+    shapes = plan_levels(LevelsSettings(), elastic_design("elastic-cnn"), (1, 8, 8), 10)
     assert len(shapes) == 4
     for line in rounds:
         assert line["nodes"] == {"asked": 2, "answered": 2, "failed": []}

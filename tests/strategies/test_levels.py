@@ -19,7 +19,7 @@ CNN = elastic_design("elastic-cnn")
 
 
 def plan(model="elastic-cnn", cut="both", **settings):
-    return plan_levels(LevelsSettings(**settings), model, DIGITS, CLASSES, cut)
+    return plan_levels(LevelsSettings(**settings), elastic_design(model), DIGITS, CLASSES, cut)
 
 
 # --- who gets which ------------------------------------------------------------------------------

@@ -2,6 +2,7 @@ from typing import get_args
 
 import pytest
 
+from models import elastic_design
 from models.elastic import Shape
 from protocol.values import SUBMODEL_STRATEGIES, StrategyName
 from strategies.levels import plan_levels
@@ -65,4 +66,4 @@ def test_a_level_that_does_not_exist_takes_no_part(level):
 def test_relatives_are_cut_for_the_devices_of_the_same_levels(strategy):
     settings = submodel_settings(strategy)
     cut = VARIANTS[strategy].cut
-    assert plan_of(strategy).shapes == plan_levels(settings.levels, "elastic-cnn", IMAGES, CLASSES, cut)
+    assert plan_of(strategy).shapes == plan_levels(settings.levels, elastic_design("elastic-cnn"), IMAGES, CLASSES, cut)
