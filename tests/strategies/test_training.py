@@ -196,7 +196,14 @@ def test_the_mode_is_restored_after_an_error_too(training):
     assert model.training == training
 
 
-def test_a_step_is_that_of_torch_s_own_sgd():
+RULES = {
+    "sgd": lambda parameters: torch.optim.SGD(parameters, 0.3, momentum=0.9, weight_decay=0.01),
+    "adamw": lambda parameters: torch.optim.AdamW(parameters, 0.3, weight_decay=0.01),
+}
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_step_is_that_of_torch_s_own_optimizer(rule):
     torch.manual_seed(0)
     ours, theirs = torch.nn.Linear(4, 3), torch.nn.Linear(4, 3)
     theirs.load_state_dict(ours.state_dict())
@@ -206,8 +213,10 @@ def test_a_step_is_that_of_torch_s_own_sgd():
     def loss_of(model):
         return lambda indices: torch.nn.functional.cross_entropy(model(inputs[indices]), targets[indices])
 
-    fit(ours, loss_of(ours), 20, settings, torch_generator(1, "test"), momentum=0.9, weight_decay=0.01)
-    optimizer = torch.optim.SGD(theirs.parameters(), 0.3, momentum=0.9, weight_decay=0.01)
+    generator = torch_generator(1, "test")
+    momentum = 0.9
+    fit(ours, loss_of(ours), 20, settings, generator, momentum, weight_decay=0.01, optimizer=rule)
+    optimizer = RULES[rule](theirs.parameters())
     generator = torch_generator(1, "test")
     for _ in range(3):
         for indices in batches(20, 6, generator):
@@ -217,12 +226,13 @@ def test_a_step_is_that_of_torch_s_own_sgd():
     assert all(torch.equal(ours.state_dict()[name], theirs.state_dict()[name]) for name in ours.state_dict())
 
 
-def test_training_does_not_import_torch_s_compiler():
+@pytest.mark.parametrize("rule", RULES)
+def test_training_does_not_import_torch_s_compiler(rule):
     code = (
         "import sys, torch; from models import build_model; from strategies.training import fit; "
         "from protocol.settings import TrainSettings; model = build_model('cnn', (1, 8, 8), 10, 0); "
         "fit(model, lambda i: model(torch.rand(len(i), 1, 8, 8)).square().mean(), 10, TrainSettings(), "
-        "torch.Generator()); print('torch._dynamo' in sys.modules)"
+        f"torch.Generator(), optimizer='{rule}'); print('torch._dynamo' in sys.modules)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True
