@@ -131,7 +131,8 @@ class ServerSide:
         augmentation = self.settings.train.augmentation
         if augmentation != "none" and len(self.input_shape) != 3:
             raise SettingsError(
-                f'train.augmentation = "{augmentation}": changes images, but the data are none; allowed is "none"'
+                f'train.augmentation = "{augmentation}": changes images, but the data are none; '
+                'allowed is "none"'
             )
 
     @property
