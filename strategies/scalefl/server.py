@@ -112,7 +112,9 @@ class SubmodelServer:
             scores = score_exits(submodel, test, flops, metric, self._server.arithmetic)
             results.append(scores.last)
             numbers = {"examples": scores.last.examples, "ensemble": scores.ensemble}
-            levels.append({"level": level, **figures(scores.last, metric), **numbers})
+            levels.append(
+                {"level": level, **figures(scores.last, metric), **numbers, **scores.grades_of_last()}
+            )
             if shape == plan.whole and len(shape.exits) > 1:
                 details |= scores.as_details()
         return Score(mean_evaluation(results), details)
