@@ -1,5 +1,6 @@
 import math
 import os
+import re
 import string
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models import WeightedMean, build_model, load_weights, save_weights
+from models import WeightedMean, build_model, corruption, load_weights, save_weights
 from protocol.errors import ResumeError
 
 OLD = {"weight": torch.tensor([1.0, 2.0])}
@@ -281,3 +282,29 @@ def test_weight_below_one_is_refused(weight):
 def test_mean_of_nothing_is_refused():
     with pytest.raises(ValueError, match="no states"):
         WeightedMean(reference=OLD).mean()
+
+
+CORRUPTED = {
+    "NaN": (torch.tensor([0.0, float("nan")]), "not all values are finite"),
+    "infinite": (torch.tensor([float("inf")]), "not all values are finite"),
+    "flipped bits": (torch.tensor([0.5, -2e18]), "2e\\+18 among the values, at most 1e\\+06 is allowed"),
+}
+
+
+@pytest.mark.parametrize(("tensor", "message"), CORRUPTED.values(), ids=CORRUPTED)
+def test_corrupted_weights_are_told_by_name(tensor, message):
+    assert re.search(f"weights 'b': .*{message}", corruption({"a": torch.ones(2), "b": tensor}))
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.tensor([1e6, -1e6]),
+        torch.zeros(0),
+        torch.tensor(10**9),
+        torch.tensor([True]),
+        torch.tensor([255], dtype=torch.uint8),
+    ],
+)
+def test_weights_of_a_likely_size_and_counts_are_not_corrupted(tensor):
+    assert corruption({"w": tensor}) == ""
