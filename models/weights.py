@@ -11,6 +11,9 @@ from torch import Tensor, nn
 from protocol.errors import ResumeError
 from protocol.files import write_atomically
 
+_LARGEST_VALUE = 1e6
+"""No network that works has such a weight, or statistic of a norm."""
+
 
 def save_weights(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Write a state dict as a safetensors file, atomically.
@@ -98,6 +101,21 @@ def load_learned_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
 
 def _has_frozen(model: nn.Module) -> bool:
     return not all(parameter.requires_grad for parameter in model.parameters())
+
+
+def corruption(state: Mapping[str, Tensor]) -> str:
+    """Return what shows that weights were corrupted on their way or by their node; empty if nothing does.
+
+    One value of 1e30 among a client's weights is finite, and yet it spoils the mean of all. Weights that are
+    wrong but of a likely size cannot be told from honest ones.
+    """
+    for name, tensor in state.items():
+        if not tensor.isfinite().all():
+            return f"weights {name!r}: not all values are finite"
+        largest = float(tensor.abs().max()) if tensor.is_floating_point() and tensor.numel() else 0.0
+        if largest > _LARGEST_VALUE:
+            return f"weights {name!r}: {largest:.3g} among the values, at most {_LARGEST_VALUE:g} is allowed"
+    return ""
 
 
 class WeightedMean:

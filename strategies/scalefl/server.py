@@ -8,7 +8,7 @@ from flwr.app import RecordDict
 from torch import Tensor
 
 from data import Samples
-from models import learned_state, load_learned_state
+from models import corruption, learned_state, load_learned_state
 from models.elastic import ExitNetwork, SliceMap, SliceMean, has_norms
 from protocol.errors import MessageError
 from protocol.messages import Evaluation, HelloReply, SliceReply, SliceRequest
@@ -61,9 +61,8 @@ class SubmodelServer:
         """Add a client's submodel to the running mean."""
         reply = SliceReply.from_record(content)
         evaluation = reply.evaluation
-        for name, tensor in reply.weights.items():
-            if not tensor.isfinite().all():
-                raise MessageError(f"weights {name!r}: not all values are finite")
+        if found := corruption(reply.weights):
+            raise MessageError(found)
         if round == self._round:
             self._add(client, reply)
         return Incoming(evaluation, _bytes(reply.weights))

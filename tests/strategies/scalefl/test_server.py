@@ -220,6 +220,7 @@ def not_finite(value):
 WRONG_WEIGHTS = {
     "NaN": (spoiled(not_finite(float("nan"))), "not all values are finite"),
     "infinite": (spoiled(not_finite(float("-inf"))), "not all values are finite"),
+    "flipped bits": (spoiled(not_finite(-1e30)), "1e+30 among the values"),
     "a channel too many": (
         spoiled(lambda tensor: torch.cat([tensor, tensor[:1]])),
         "level 1: tensor 'blocks.0.0.weight': got torch.float32 of shape (",
