@@ -8,6 +8,7 @@ from models.weights import (
     load_learned_state,
     load_weights,
     save_weights,
+    trained_state,
 )
 
 __all__ = [
@@ -21,4 +22,5 @@ __all__ = [
     "load_learned_state",
     "load_weights",
     "save_weights",
+    "trained_state",
 ]

@@ -8,6 +8,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from models.elastic.channels import run_parameters
 from protocol.errors import ResumeError
 from protocol.files import write_atomically
 
@@ -73,12 +74,18 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 def learned_state(model: nn.Module) -> dict[str, Tensor]:
     """Return what is a network's own: what of it travels, and is kept.
 
-    That is all its parameters and buffers, or, where some parameters are frozen, those that learn: frozen
-    ones come from a checkpoint that every party has.
+    That is all its parameters and buffers, or, where some parameters are frozen, those that learn or are
+    carried, see `run_parameters`: frozen ones come from a checkpoint that every party has.
     """
-    learned = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    own = run_parameters(model)
     state = dict(model.state_dict())
-    return {name: state[name] for name in state if name in learned} if _has_frozen(model) else state
+    return {name: state[name] for name in state if name in own} if _has_frozen(model) else state
+
+
+def trained_state(model: nn.Module) -> dict[str, Tensor]:
+    """Return what of `learned_state` training changes: what a client sends back."""
+    carried = {name for name, own in run_parameters(model).items() if not own.requires_grad}
+    return {name: tensor for name, tensor in learned_state(model).items() if name not in carried}
 
 
 def load_learned_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:

@@ -151,7 +151,7 @@ class TrainSettings(Table):
     """Local training on private data (table ``train``)."""
 
     epochs: Count = Field(5, description="local epochs a round")
-    batch_size: Annotated[int, Field(ge=2)] = Field(50, description="samples a step")
+    batch_size: Count = Field(50, description="samples a step; networks with batch norms need two")
     optimizer: Literal["sgd", "adamw"] = Field(
         "sgd", description="the rule of a step; its state lasts for a client's round"
     )

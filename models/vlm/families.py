@@ -25,6 +25,17 @@ def _encode_tiles(inner: Any, pixels: Pixels) -> None:  # noqa: ANN401
     inner.connector(inner.vision_model.post_layernorm(hidden))
 
 
+def _encode_patches(inner: Any, pixels: Pixels) -> None:  # noqa: ANN401
+    """Send one image's patches through Qwen2-VL's blocks, which lay several images out by their values."""
+    visual, patches = inner.visual, pixels["pixel_values"]
+    hidden = visual.patch_embed(patches)
+    half = visual.config.embed_dim // visual.config.num_heads // 2
+    turns = torch.empty(len(patches), 2 * half, device="meta")
+    for block in visual.blocks:
+        hidden = block(hidden, cu_seqlens=torch.tensor([0, len(patches)]), position_embeddings=(turns, turns))
+    visual.merger(hidden)
+
+
 @dataclass(frozen=True)
 class Family:
     """How one family of checkpoints is built."""
@@ -51,7 +62,7 @@ FAMILIES: Mapping[str, Family] = {
         "language_model", "multi_modal_projector", "vision_tower", answer_type=1, ending="\n"
     ),
     "gemma3": Family("language_model", "multi_modal_projector", "vision_tower"),
-    "qwen2_vl": Family("language_model", "visual.merger", "visual"),
+    "qwen2_vl": Family("language_model", "visual.merger", "visual", encode=_encode_patches),
 }
 """By ``model_type`` of the configuration. MedGemma is of the family gemma3."""
 

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from protocol.randomness import derive_seed, torch_generator
 
 IMAGE_SIZE = 64
-PATCH_SIZE = 8
+PATCH_SIZE = 16
 _SEED = 1
 _TEXT = (
     "What is the Kellgren-Lawrence grade of this knee? KL Describe image. X-ray joint space bone osteophytes "
@@ -32,24 +32,24 @@ _TEMPLATE = (
 
 
 def tiny_config() -> Any:  # noqa: ANN401
-    """Return the configuration: images of 64 pixels in 64 patches, 8 decoder layers of width 64."""
+    """Return the configuration: images of 64 pixels in 16 patches, 4 decoder layers of width 64."""
     from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
 
     tokens = _vocabulary()
     vision = CLIPVisionConfig(
-        hidden_size=96,
-        intermediate_size=192,
+        hidden_size=256,
+        intermediate_size=256,
         num_hidden_layers=2,
         num_attention_heads=4,
         image_size=IMAGE_SIZE,
         patch_size=PATCH_SIZE,
-        projection_dim=96,
+        projection_dim=256,
     )
     text = LlamaConfig(
         vocab_size=len(tokens),
         hidden_size=64,
         intermediate_size=128,
-        num_hidden_layers=8,
+        num_hidden_layers=4,
         num_attention_heads=4,
         num_key_value_heads=4,
         max_position_embeddings=512,
@@ -71,8 +71,8 @@ def tiny_config() -> Any:  # noqa: ANN401
 def tiny_model(config: Any) -> nn.Module:  # noqa: ANN401
     """Build the model; every number follows from the parameter's name alone, whatever the library's version.
 
-    Matrices are normal with variance one over their inputs, so that signals keep their size; norms begin at
-    1 and biases at 0, as usual.
+    Matrices are normal with variance one over their inputs, so that signals keep their size; norms are 1 and
+    biases 0, as in any new network.
     """
     from transformers import LlavaForConditionalGeneration
 
@@ -80,13 +80,22 @@ def tiny_model(config: Any) -> nn.Module:  # noqa: ANN401
         model: nn.Module = LlavaForConditionalGeneration(config)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if parameter.dim() < 2 or name.endswith("class_embedding"):
-                parameter.fill_(0.0 if name.endswith("bias") else 1.0)
-            else:
-                generator = torch_generator(derive_seed(_SEED, name), "tiny")
-                inputs = 1 if "embed" in name and parameter.dim() == 2 else parameter[0].numel()
-                parameter.normal_(0, inputs**-0.5, generator=generator)
+            parameter.copy_(_initial(name, parameter))
     return model
+
+
+def _initial(name: str, like: Tensor) -> Tensor:
+    if like.dim() < 2:
+        return torch.zeros_like(like) if name.endswith(("bias", "class_embedding")) else torch.ones_like(like)
+    # Of an embedding too, so that layers outweigh the token they begin with.
+    scale = like[0].numel() ** -0.5
+    if "position_embedding" in name:
+        scale = 1.0  # as large as what is seen, or the decoder could not tell where it is
+    values = torch.empty_like(like).normal_(generator=torch_generator(derive_seed(_SEED, name), "tiny"))
+    if "patch_embedding" in name:
+        values -= values.mean(dim=(2, 3), keepdim=True)  # filters that see edges and not how bright it is
+    initial: Tensor = scale * values
+    return initial
 
 
 def tiny_processor(config: Any) -> Any:  # noqa: ANN401

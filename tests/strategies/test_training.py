@@ -10,6 +10,7 @@ from torch import nn
 
 from data import Samples, batches
 from data.inputs import TensorInputs
+from protocol.errors import SettingsError
 from protocol.randomness import torch_generator
 from protocol.settings import TrainSettings
 from strategies.training import EVALUATION_BATCH, evaluate, fit, learning_rate, predict
@@ -103,6 +104,15 @@ def test_fit_trains_in_train_mode():
 @pytest.mark.parametrize(
     ("learning_rate", "epochs"), [(1e3, 20), (3e38, 1)], ids=["over epochs", "in the last step alone"]
 )
+def test_batches_of_one_sample_are_for_networks_without_batch_norms():
+    samples, model, norms = random_samples(3), linear_network(0), batch_norm_network()
+    before = weights(model)
+    fit(model, mean_loss(model, samples), 3, Fit(batch_size=1), generator())
+    assert not torch.equal(*(next(iter(state.values())) for state in (before, weights(model))))
+    with pytest.raises(SettingsError, match=r"train.batch-size = 1: .*at least 2"):
+        fit(norms, mean_loss(norms, samples), 3, Fit(batch_size=1), generator())
+
+
 def test_fit_that_diverges_is_an_error_and_restores_nothing(learning_rate, epochs):
     model, inputs = linear_network(0), random_samples(4).inputs
 
