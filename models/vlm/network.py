@@ -182,7 +182,8 @@ class VisionLanguageNetwork(ExitNetwork):
         as_held = nullcontext() if normed.is_meta else torch.autocast(normed.device.type, enabled=False)
         with as_held:
             logits = F.linear(normed.to(rows.dtype), rows, None if head.bias is None else head.bias[tokens])
-        return logits.float()
+        cap = getattr(self.base.config.get_text_config(), "final_logit_softcapping", None)
+        return logits.float() if cap is None else cap * torch.tanh(logits.float() / cap)  # Gemma 2's
 
     def _untold(self, end: Tensor, answers: Tensor) -> Tensor:
         """Return one exit's part of `own_loss`.
