@@ -112,7 +112,9 @@ class ElasticBert(ExitNetwork):
         return logits
 
     def _encode(self, inputs: Tensor, **options: bool) -> Any:  # noqa: ANN401 - the library's own record
-        return self.bert(input_ids=inputs, attention_mask=(inputs != PADDING).long(), **options)
+        # A tensor without values has no padding that could be looked for.
+        mask = None if inputs.is_meta else (inputs != PADDING).long()
+        return self.bert(input_ids=inputs, attention_mask=mask, **options)
 
 
 @dataclass(frozen=True)
