@@ -25,7 +25,7 @@ def _llava_7b() -> Any:  # noqa: ANN401
         num_attention_heads=32,
         num_key_value_heads=32,
     )
-    return LlavaConfig(vision_config=vision, text_config=text, image_token_id=32000)
+    return LlavaConfig(vision_config=vision, text_config=text, image_token_index=32000)
 
 
 def _smolvlm(hidden: int, intermediate: int, layers: int, heads: int, groups: int) -> Any:  # noqa: ANN401
