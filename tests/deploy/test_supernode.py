@@ -14,11 +14,12 @@ from flwr.supercore import heartbeat
 from flwr.supercore.constant import TaskType
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
 from flwr.supercore.object_store import ObjectStoreFactory
+from flwr.supercore.run import RunNotRunningException
 from flwr.supercore.task_identity import TaskIdentity
 from flwr.supernode import start_client_internal as node_loop
 
 from deploy import supernode
-from deploy.supernode import PromptNodeStateFactory, QuickClock, node_config, split_arguments
+from deploy.supernode import PromptNodeStateFactory, QuickClock, node_config, split_arguments, tidied
 
 RUN, NODE = 7, 3
 
@@ -71,6 +72,62 @@ def test_a_message_makes_the_node_attentive_again(monkeypatch):
     clock.sleep(0.5)  # waiting for the ClientApp that has the message
     clock.sleep(3)
     assert sleeps == [0.1, 0.1]
+
+
+class TestAMessageWhoseRunEndsWhileItComes:
+    """Flower raises ``RunNotRunningException`` then, which is no ``Exception``."""
+
+    @pytest.fixture(autouse=True)
+    def identity(self, monkeypatch):
+        for name, value in {"_task_id": 1, "_run_id": RUN, "_node_id": 1}.items():
+            monkeypatch.setattr(TaskIdentity, name, value)
+
+    def fetch(self, state, store, pull_object):
+        message = Message(
+            RecordDict({"fields": ConfigRecord({"round": 1})}), dst_node_id=NODE, message_type="train"
+        )
+        message.metadata.__dict__["_message_id"] = message.object_id
+        state.set_node_id(NODE)
+        return tidied(node_loop._pull_and_store_message)(
+            state=state,
+            object_store=store,
+            node_config={},
+            receive=lambda: (message, get_object_tree(message)),
+            get_run=None,
+            get_fab=None,
+            pull_object=pull_object(message),
+            confirm_message_received=lambda run_id, message_id: None,
+            trusted_entities=None,
+        )
+
+    @pytest.fixture
+    def state(self):
+        factory = ObjectStoreFactory()
+        state = PromptNodeStateFactory(factory).state()
+        state.get_run = lambda run_id: SimpleNamespace(fab_hash="hash", primary_task_type=TaskType.SERVER_APP)
+        state.store = factory.store()
+        return state
+
+    def test_leaves_neither_a_task_nor_a_message(self, state):
+        def ended(run_id, object_id):
+            raise RunNotRunningException
+
+        assert self.fetch(state, state.store, lambda message: ended) is None
+        assert not state.get_messages()
+        assert not [task for task in state.get_tasks() if not task.finished_at]
+
+    def test_one_that_comes_whole_stays(self, state):
+        def parts(message):
+            known = {name: part.deflate() for name, part in get_all_nested_objects(message).items()}
+            return lambda run_id, object_id: known[object_id]
+
+        assert self.fetch(state, state.store, parts) == RUN
+        assert len(state.get_messages(is_reply=False)) == 1
+        assert [task for task in state.get_tasks() if not task.finished_at]
+
+    def test_the_loop_fetches_by_the_name_that_is_replaced(self):
+        loop = inspect.getsource(node_loop.start_client_internal)
+        assert "_pull_and_store_message(\n                state=state," in loop
 
 
 class TestPromptNodeState:
