@@ -1,4 +1,4 @@
-"""A SuperNode that answers quickly: Flower's own, with three of its habits changed.
+"""A SuperNode that answers quickly: Flower's own, with four of its habits changed.
 
 Flower's SuperNode
 
@@ -6,8 +6,8 @@ Flower's SuperNode
   one waits a tenth of the time it has been idle, a tenth of a second at least and three seconds at most;
 - waits for ever for a reply if its ClientApp reports that it failed before it wrote one, or dies while it
   is writing it. This one replies with an error at once;
-- keeps the task of a message whose run ended while it came, so that a ClientApp waits for ever for that
-  message and no other is ever worked on. This one forgets both;
+- leaves a message half fetched if its run ends meanwhile, and the ClientApp that is already there waits for
+  the rest, for hours. This one drops the message and ends the task;
 - is missed after a minute when it dies. This one sends its heartbeat every few seconds and is missed after
   twenty (``--heartbeat-interval``); a registered one can also take its place again that much sooner.
 
@@ -24,14 +24,14 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from flwr.app import Error, Message
 from flwr.client.grpc_rere_client import connection
 from flwr.common.constant import ErrorCode, SubStatus
 from flwr.supercore import heartbeat
 from flwr.supercore.constant import TaskType
-from flwr.supercore.object_store import ObjectStore
+from flwr.supercore.run import RunNotRunningException
 from flwr.supernode import start_client_internal as node_loop
 from flwr.supernode.nodestate import NodeState, NodeStateFactory
 from flwr.supernode.nodestate.in_memory_nodestate import CLIENT_APP_CRASHED_ERROR, InMemoryNodeState
@@ -50,6 +50,12 @@ LEAST_WAIT = 0.1
 INCOMPLETE_REPLY_ERROR = Error(ErrorCode.CLIENT_APP_CRASHED, "ClientApp ended amid its reply.")
 HEARTBEAT_INTERVAL = 10
 """Seconds between heartbeats, the least that a SuperLink accepts; it misses a node after two."""
+Result = TypeVar("Result")
+_flowers_fetch: Callable[..., int | None] = node_loop._pull_and_store_message
+
+
+class RunEndedError(Exception):
+    """A run has ended while one of its messages was fetched."""
 
 
 class QuickClock:
@@ -69,34 +75,6 @@ class QuickClock:
 
 class PromptNodeState(InMemoryNodeState):
     """Answers a message with an error as soon as its ClientApp has ended without an answer, or amid one."""
-
-    _coming_task: int | None = None
-    _coming_message: str | None = None
-
-    def create_task(self, *arguments: Any, **named: Any) -> int | None:  # noqa: ANN401 - as Flower's
-        """Create a task, and note that its message is on its way."""
-        self._coming_task = super().create_task(*arguments, **named)
-        return self._coming_task
-
-    def store_message(self, message: Message) -> str | None:
-        """Store a message, and note one that is no reply."""
-        stored = super().store_message(message)
-        if not message.metadata.reply_to_message_id:
-            self._coming_message = stored
-        return stored
-
-    def expect_nothing(self) -> None:
-        """Forget what was on its way, before the next message is fetched."""
-        self._coming_task = self._coming_message = None
-
-    def give_up_what_came(self, store: ObjectStore) -> None:
-        """Take back the task and the message that Flower left when the fetching broke off."""
-        if self._coming_message is not None:
-            self.delete_messages(message_ids=[self._coming_message])
-            store.delete(self._coming_message)
-        if self._coming_task is not None:
-            self.finish_task(self._coming_task, SubStatus.FAILED, "its run ended while its message came")
-        self.expect_nothing()
 
     def get_messages(
         self, *, run_ids: Sequence[int] | None = None, is_reply: bool | None = None, limit: int | None = None
@@ -154,24 +132,6 @@ class PromptNodeState(InMemoryNodeState):
                 self._cleanup_push_session(session_id, cleanup_messages=True)
 
 
-Fetch = Callable[..., int | None]
-"""Flower's fetching of a message: returns the id of its run, None if nothing came, or not all of it."""
-
-
-def tidied(fetch: Fetch) -> Fetch:
-    """Return Flower's fetching of a message, after which nothing is left of one that did not come whole."""
-
-    def fetch_or_give_up(*, state: NodeState, object_store: ObjectStore, **others: Any) -> int | None:  # noqa: ANN401
-        assert isinstance(state, PromptNodeState)
-        state.expect_nothing()
-        run_id = fetch(state=state, object_store=object_store, **others)
-        if run_id is None:
-            state.give_up_what_came(object_store)
-        return run_id
-
-    return fetch_or_give_up
-
-
 class PromptNodeStateFactory(NodeStateFactory):
     """Makes the one ``PromptNodeState`` of a SuperNode."""
 
@@ -181,6 +141,48 @@ class PromptNodeStateFactory(NodeStateFactory):
             if self.state_instance is None:
                 self.state_instance = PromptNodeState(self.objectstore_factory.store())
             return self.state_instance
+
+
+def fetch_message(
+    *,
+    pull_object: Callable[[int, str], bytes],
+    confirm_message_received: Callable[[int, str], None],
+    **others: object,
+) -> int | None:
+    """Fetch a message for the ClientApp; nothing is left of one whose run ends meanwhile.
+
+    Flower's function cleans up after an ``Exception``. That a run has ended is a ``BaseException`` there,
+    which passes the cleaning by, so it becomes the other here.
+
+    Parameters
+    ----------
+    pull_object
+        Fetches a part of a message, by the run's id and the part's.
+    confirm_message_received
+        Says that a message is here, by the run's id and the message's.
+    **others
+        What else Flower's function takes.
+
+    Returns
+    -------
+    int | None
+        The id of the message's run; None if there is no message.
+    """
+    return _flowers_fetch(
+        pull_object=_cleanly(pull_object),
+        confirm_message_received=_cleanly(confirm_message_received),
+        **others,
+    )
+
+
+def _cleanly(call: Callable[[int, str], Result]) -> Callable[[int, str], Result]:
+    def called(run_id: int, object_id: str) -> Result:
+        try:
+            return call(run_id, object_id)
+        except RunNotRunningException:
+            raise RunEndedError(f"run {run_id} has ended") from None
+
+    return called
 
 
 def parser() -> argparse.ArgumentParser:
@@ -260,7 +262,7 @@ def quicken(heartbeat_interval: int) -> None:
         return
     for module, name, ours in (
         (node_loop, "time", QuickClock()),
-        (node_loop, "_pull_and_store_message", tidied(node_loop._pull_and_store_message)),
+        (node_loop, "_pull_and_store_message", fetch_message),
         (command_line, "NodeStateFactory", PromptNodeStateFactory),
         (connection, "HEARTBEAT_DEFAULT_INTERVAL", heartbeat_interval),
         (heartbeat, "HEARTBEAT_DEFAULT_INTERVAL", heartbeat_interval),
