@@ -1,10 +1,12 @@
-"""Grades of knee X-rays by level: a tiny vision-language model, its ends, and the vision-only counterpart.
+"""Grades of knee X-rays per level: ScaleFL-med beside the two ends of FedAvg and a network of vision alone.
 
-Four clients, one at each level, all in every round, patients never divided, α = 100, over the in-process grid.
-``own command`` is ScaleFL-med's: five rounds, batches of one. The rest is longer, with batches of 25. The tiny
-LLaVA has random frozen weights. A run that has finished is not run again, so the table resumes where it stopped.
+Four clients, one a level, all in every round, no patient at two of them, over the in-process grid. The
+vision-language model is the tiny LLaVA that is made here: its base is random and frozen. `command` is as
+ScaleFL-med's own command runs it, five rounds and batches of one; `longer` goes on with larger batches. A run
+that has finished is not run again, and one that was stopped goes on, so the table resumes where it stopped.
 
-    python -m benchmarks.knee_vlm ~/knee-oa/train.parquet ~/knee-oa/test.parquet --output ~/motley/knee
+    python -m benchmarks.knee_vlm command ~/knee-oa --output ~/motley/knee-vlm
+    python -m benchmarks.knee_vlm longer ~/knee-oa --output ~/motley/knee-vlm --set data.max-samples=1500
 """
 
 import argparse
@@ -13,70 +15,74 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.level_runs import LevelRun, table
+from benchmarks.submodels import parse_change
 
 CLIENTS = 4
 BASE: Mapping[str, Any] = {
     "device": "cpu",
     "min-nodes": 1,
-    "data.server-test-size": 0,
-    "data.group": "patient",
     "data.alpha": 100.0,
+    "data.group": "patient",
+    "data.normalisation": "none",
     "data.metric": "kappa",
+    "data.server-test-size": 0,
     "public.size": 200,
     "public.subset-size": 200,
+    "train.epochs": 1,
 }
 LANGUAGE: Mapping[str, Any] = {
     "model": "elastic-vlm",
-    "data.normalisation": "none",
     "train.optimizer": "adamw",
     "train.learning-rate": 0.001,
-}
-OWN: Mapping[str, Any] = {
-    **LANGUAGE,
-    "num-rounds": 5,
-    "evaluate-every": 5,
-    "train.epochs": 1,
-    "train.batch-size": 1,
-}
-LONGER: Mapping[str, Any] = {
-    **LANGUAGE,
-    "num-rounds": 20,
-    "evaluate-every": 10,
-    "train.epochs": 2,
-    "train.batch-size": 25,
 }
 VISION: Mapping[str, Any] = {
     "model": "elastic-resnet20",
     "data.image-size": 32,
-    "num-rounds": 20,
-    "evaluate-every": 10,
-    "train.epochs": 2,
-    "train.batch-size": 25,
     "train.learning-rate": 0.05,
     "train.momentum": 0.9,
-    "train.augmentation": "shift",
 }
-STRATEGIES = {"ScaleFL": "scalefl", "smallest for all": "fedavg-smallest", "largest only": "fedavg-largest"}
-NETWORKS = {"VLM, own command": OWN, "VLM, longer": LONGER, "ResNet-20": VISION}
+METHODS: Mapping[str, Mapping[str, Any]] = {
+    "ScaleFL-med": {**LANGUAGE, "strategy": "scalefl"},
+    "smallest for all": {**LANGUAGE, "strategy": "fedavg-smallest"},
+    "largest only": {**LANGUAGE, "strategy": "fedavg-largest"},
+    "ScaleFL, elastic ResNet-20": {**VISION, "strategy": "scalefl"},
+}
+LENGTHS: Mapping[str, Mapping[str, Any]] = {
+    "command": {"num-rounds": 5, "evaluate-every": 5, "train.batch-size": 1},
+    "longer": {"num-rounds": 20, "evaluate-every": 5, "train.batch-size": 10},
+}
+
+
+def settings_of(row: str, length: str, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a run's settings; a network with batch norms cannot learn from batches of one, so it has ten."""
+    settings = {**BASE, **LENGTHS[length], **METHODS[row], **changes}
+    if METHODS[row]["model"] == VISION["model"]:
+        settings["train.batch-size"] = max(10, settings["train.batch-size"])
+    return settings
 
 
 def main() -> None:
     """Run what is missing and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("train", type=Path, help="a parquet file of X-rays with labels and patients")
-    parser.add_argument("test", type=Path, help="another")
-    parser.add_argument("--output", type=Path, default=Path("~/motley/knee"))
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("length", choices=LENGTHS)
+    parser.add_argument("data", type=Path, help="a folder with train.parquet and test.parquet")
+    parser.add_argument("--output", type=Path, default=Path("~/motley/knee-vlm"))
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--rows", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="settings to change")
     arguments = parser.parse_args()
-    train, test = (str(path.expanduser().resolve()) for path in (arguments.train, arguments.test))
-    output = arguments.output.expanduser().resolve()
-    sources = {"data.source": train, "data.test-source": test}
+    data = arguments.data.expanduser().resolve()
+    changes = {
+        "data.source": str(data / "train.parquet"),
+        "data.test-source": str(data / "test.parquet"),
+        **dict(map(parse_change, arguments.set)),
+    }
     runs = [
-        LevelRun(f"{network}: {name}", seed, CLIENTS, {**BASE, **sources, **settings, "strategy": strategy})
+        LevelRun(row, seed, CLIENTS, settings_of(row, arguments.length, changes))
         for seed in range(arguments.seeds)
-        for network, settings in reversed(NETWORKS.items())
-        for name, strategy in STRATEGIES.items()
+        for row in arguments.rows
     ]
+    output = arguments.output.expanduser().resolve()
     print("\n".join(table({run: run.by_level(output) for run in runs})))
 
 

@@ -58,7 +58,7 @@ class LevelRun:
     def _name(self) -> str:
         """The name of its folder; other settings have another."""
         mark = zlib.crc32(json.dumps(self.settings, sort_keys=True).encode())
-        return f"{self.row.replace(' ', '-').replace(',', '').replace(':', '')}-{mark:08x}-{self.seed}"
+        return f"{self.row.replace(' ', '-').replace(',', '')}-{mark:08x}-{self.seed}"
 
 
 def table(results: Mapping[LevelRun, ByLevel]) -> Iterator[str]:

@@ -19,6 +19,7 @@ from protocol.randomness import derive_seed, torch_generator
 IMAGE_SIZE = 64
 PATCH_SIZE = 16
 _SEED = 1
+_SURE = 4.0
 _TEXT = (
     "What is the Kellgren-Lawrence grade of this knee? KL Describe image. X-ray joint space bone osteophytes "
     "narrowing none doubtful mild moderate severe normal USER: ASSISTANT: 0 1 2 3 4 5 6 7 8 9"
@@ -91,6 +92,8 @@ def _initial(name: str, like: Tensor) -> Tensor:
     scale = like[0].numel() ** -0.5
     if "position_embedding" in name:
         scale = 1.0  # as large as what is seen, or the decoder could not tell where it is
+    if name == "lm_head.weight":
+        scale *= _SURE  # or no state of the decoder could make one token of all likely
     values = torch.empty_like(like).normal_(generator=torch_generator(derive_seed(_SEED, name), "tiny"))
     if "patch_embedding" in name:
         values -= values.mean(dim=(2, 3), keepdim=True)  # filters that see edges and not how bright it is
