@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from data.classes import Classes
-from data.forms import Form, fit_form, inputs_of
+from data.forms import Form, digest_of, fit_form, inputs_of
 from data.images import Images
 from data.partition import MINIMUM_CLIENT_SAMPLES, partition
 from data.pool import PublicPool
@@ -23,7 +23,7 @@ from data.sources import Source, load_source
 from data.units import Units
 from protocol.errors import DataError
 from protocol.randomness import torch_generator
-from protocol.settings import DataSettings, PublicSettings, RunSettings
+from protocol.settings import DataSettings, PublicSettings, RunSettings, TextSettings
 from protocol.values import NODES
 
 log = logging.getLogger("flwr")
@@ -116,7 +116,7 @@ def load_shared(settings: RunSettings, public_path: str = "") -> Shared:
     DataError
         If the data cannot be read, or not divided as the settings ask.
     """
-    return _shared(settings.data, settings.public, settings.seed, public_path)
+    return _shared(_Question.of(settings, public_path))
 
 
 def load_public_pool(settings: RunSettings) -> PublicPool:
@@ -182,7 +182,7 @@ def load_client_data(
             f'data.source = "{NODES}": every node needs data-path in its node-config, the path of its own '
             "data; in a simulation, where nodes have none, name a source to split"
         )
-    units = _client_units(settings.data, settings.public, settings.seed, num_partitions, public_path)
+    units = _client_units(_Question.of(settings, public_path), num_partitions)
     who = f"client {partition_id} of {num_partitions}"
     return _client_data(shared.source, units[partition_id], shared, settings.data, who)
 
@@ -267,8 +267,25 @@ def units_of(source: Source) -> Units:
     return Units.of_rows(len(source)) if source.groups is None else Units.of_groups(source.groups.numbers)
 
 
+@dataclass(frozen=True)
+class _Question:
+    """All of a run's settings on which its data depend."""
+
+    data: DataSettings
+    public: PublicSettings
+    text: TextSettings
+    pretrained: str
+    seed: int
+    public_path: str
+
+    @classmethod
+    def of(cls, run: RunSettings, public_path: str) -> Self:
+        return cls(run.data, run.public, run.text, run.pretrained, run.seed, public_path)
+
+
 @functools.lru_cache(maxsize=4)
-def _shared(data: DataSettings, public: PublicSettings, seed: int, public_path: str) -> Shared:
+def _shared(question: _Question) -> Shared:
+    data, public, seed, public_path = question.data, question.public, question.seed, question.public_path
     if data.source == NODES:
         classes = _declared_classes(data)
         pool = _pool_source(data, public, public_path, None)
@@ -282,8 +299,8 @@ def _shared(data: DataSettings, public: PublicSettings, seed: int, public_path: 
         shape = source.content.shape if isinstance(source.content, Images) else None
         pool = _pool_source(data, public, public_path, shape) if public.source else source
     rows = _pool_rows(pool, public, parts, seed)
-    form = fit_form(pool, rows, data)
-    public_pool = PublicPool(inputs_of(pool, rows, form), pool.content.digest(rows))
+    form = fit_form(pool, rows, data, question.text, question.pretrained)
+    public_pool = PublicPool(inputs_of(pool, rows, form), digest_of(pool, rows, form))
     return Shared(source, parts, public_pool, form, classes)
 
 
@@ -320,10 +337,8 @@ def _pool_rows(pool: Source, public: PublicSettings, parts: Parts | None, seed: 
 
 
 @functools.lru_cache(maxsize=4)
-def _client_units(
-    data: DataSettings, public: PublicSettings, seed: int, clients: int, public_path: str
-) -> list[Tensor]:
-    shared = _shared(data, public, seed, public_path)
+def _client_units(question: _Question, clients: int) -> list[Tensor]:
+    shared, data = _shared(question), question.data
     source = shared.source
     assert source is not None
     assert shared.parts is not None
@@ -333,7 +348,7 @@ def _client_units(
         units.majority(source.labels)[private],
         data,
         clients,
-        seed,
+        question.seed,
         keys=None if keys is None else units.common(keys.numbers, f'data.site = "{data.site}"')[private],
         names=() if keys is None else keys.names,
         weights=units.sizes[private],

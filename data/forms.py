@@ -1,8 +1,8 @@
 """How the rows of a source become a network's input, found once on the public pool and used by all alike.
 
 The pool is the only training data that every party holds, so what is found there (an image's mean and
-deviation, a column's median, the categories) is the same on all machines without anything being sent, and
-nobody's private or test samples are looked at.
+deviation, a column's median, the categories, a vocabulary) is the same on all machines without anything being
+sent, and nobody's private or test samples are looked at.
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from data.sources import DIGITS, Source
 from data.tables import Table, TableForm
 from data.texts import TextForm, Texts
 from protocol.errors import DataError
-from protocol.settings import DataSettings
+from protocol.settings import DataSettings, TextSettings
 
 Form = ImageForm | TableForm | TextForm
 
@@ -30,8 +30,22 @@ _KINDS: Mapping[type, str] = {
 }
 
 
-def fit_form(pool: Source, rows: Tensor, settings: DataSettings) -> Form:
-    """Find how rows become inputs, on some rows of the public pool's source."""
+def fit_form(
+    pool: Source,
+    rows: Tensor,
+    settings: DataSettings,
+    text: TextSettings = TextSettings(),  # noqa: B008 - it is frozen
+    pretrained: str = "",
+) -> Form:
+    """Find how rows become inputs, on some rows of the public pool's source.
+
+    Texts are cut into tokens as the checkpoint ``pretrained`` does, if there is one.
+
+    Raises
+    ------
+    SettingsError
+        If texts come with a checkpoint whose tokeniser cannot be used.
+    """
     match pool.content:
         case Images():
             normalise = settings.normalisation == "public" and settings.source != DIGITS
@@ -39,9 +53,16 @@ def fit_form(pool: Source, rows: Tensor, settings: DataSettings) -> Form:
         case Table():
             return pool.content.fit(rows)
         case Texts():
-            return TextForm()
+            return pool.content.fit(rows, text, pretrained)
         case _:
             assert_never(pool.content)
+
+
+def digest_of(source: Source, rows: Tensor, form: Form) -> str:
+    """Fingerprint some rows as they were stored, and of texts what they become: 32 hexadecimal digits."""
+    if isinstance(source.content, Texts) and isinstance(form, TextForm):
+        return source.content.token_digest(rows, form)
+    return source.content.digest(rows)
 
 
 def inputs_of(source: Source, rows: Tensor, form: Form) -> Inputs:
@@ -65,7 +86,7 @@ def inputs_of(source: Source, rows: Tensor, form: Form) -> Inputs:
             except DataError as error:
                 raise DataError(f"{source.name}: {error}") from error
         case Texts() as texts, TextForm():
-            return texts.inputs(rows)
+            return texts.inputs(rows, form)
     raise DataError(
         f"{source.name} holds {_KINDS[type(source.content)]}, the public pool {_KINDS[type(form)]}: both "
         "must be of one kind"

@@ -132,27 +132,41 @@ class PixelInputs:
 
 
 @dataclass(frozen=True, eq=False)
-class TextInputs:
-    """Texts as they are; networks that read them bring their own tokeniser."""
+class TokenInputs:
+    """Texts as ids of tokens, half of int64; a batch is as long as its longest text.
 
-    texts: tuple[str, ...]
-    device: torch.device = CPU
+    Parameters
+    ----------
+    tokens
+        Int32 tensor of shape (N, positions), filled up with 0.
+    lengths
+        Int64 CPU tensor of shape (N,): how many of a row are the text's.
+    shape
+        Most tokens of a text, and the size of the vocabulary.
+    """
+
+    tokens: Tensor
+    lengths: Tensor
+    shape: tuple[int, ...]
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        """A text has none."""
-        return ()
+    def device(self) -> torch.device:
+        """Where batches come out."""
+        return self.tokens.device
 
     def __len__(self) -> int:
-        return len(self.texts)
+        return len(self.tokens)
 
     def __getitem__(self, indices: Tensor) -> Tensor:
-        raise TypeError("texts are no tensors: a network that reads them tokenises them first")
+        lengths = self.lengths[indices.to(self.lengths.device)]
+        longest = int(lengths.max()) if len(lengths) else 0
+        return self.tokens[indices.to(self.tokens.device), :longest].to(torch.int64)
 
     def take(self, indices: Tensor) -> Self:
         """Return the texts at ``indices``."""
-        return replace(self, texts=tuple(self.texts[int(index)] for index in indices))
+        tokens = self.tokens[indices.to(self.tokens.device)]
+        return replace(self, tokens=tokens, lengths=self.lengths[indices.to(self.lengths.device)])
 
     def to(self, device: torch.device | str) -> Self:
-        """Return the same texts."""
-        return replace(self, device=torch.device(device))
+        """Return the same texts on ``device``; their lengths stay, for they say how large a batch is."""
+        return replace(self, tokens=self.tokens.to(device))

@@ -17,8 +17,8 @@ class PublicPool:
     inputs
         Of |P| samples.
     digest
-        Fingerprint of the samples as they were stored, 32 hexadecimal digits; parties whose digests
-        differ hold different pools, and positions in one mean nothing in the other.
+        Fingerprint of the samples as they were stored, and of what texts become, 32 hexadecimal digits;
+        parties whose digests differ hold different pools, and positions in one mean nothing in the other.
     """
 
     inputs: Inputs

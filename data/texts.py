@@ -1,23 +1,80 @@
-"""Texts, which are taken as they are."""
+"""Texts, and how they become what a network reads."""
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, Self
 
+import numpy as np
+import torch
 from torch import Tensor
 
-from data.inputs import TextInputs
+from data.inputs import TokenInputs
+from data.tokenisers import PADDING, found_on, of_checkpoint, pieces_of, read
+from protocol.settings import TextSettings
+
+_AT_ONCE = 4096
+"""How many texts are cut into tokens at once: what the library makes of each takes far more than its ids."""
 
 
 @dataclass(frozen=True)
 class TextForm:
-    """Nothing is done to texts before a network's own tokeniser."""
+    """How texts become tokens.
 
-    shape: tuple[int, ...] = ()
+    Parameters
+    ----------
+    tokeniser
+        As JSON, see ``data.tokenisers``.
+    length
+        Tokens of a text at most, those that mark its start and end included.
+    """
+
+    tokeniser: str
+    length: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Most tokens of a text, and the size of the vocabulary."""
+        return self.length, self.vocabulary
+
+    @property
+    def vocabulary(self) -> int:
+        """How many ids there are, from 0."""
+        return self._pieces[-1][0] + 1
+
+    @cached_property
+    def digest(self) -> str:
+        """Fingerprint of the vocabulary and its order: 32 hexadecimal digits.
+
+        Not of the JSON, which another version of the library may write otherwise.
+        """
+        return hashlib.blake2b(repr(self._pieces).encode(), digest_size=16).hexdigest()
+
+    def tokens(self, texts: Sequence[str]) -> TokenInputs:
+        """Cut texts into tokens; those beyond the length are left out, an empty text is its two marks."""
+        tokeniser = read(self.tokeniser, self.length)
+        ids: list[list[int]] = []
+        for start in range(0, len(texts), _AT_ONCE):
+            ids += [text.ids for text in tokeniser.encode_batch_fast(list(texts[start : start + _AT_ONCE]))]
+        lengths = [len(row) for row in ids]
+        table = np.full((len(ids), max(lengths, default=0)), PADDING, dtype=np.int32)
+        for row, own in zip(table, ids, strict=True):
+            row[: len(own)] = own
+        return TokenInputs(torch.from_numpy(table), torch.tensor(lengths, dtype=torch.int64), self.shape)
 
     def facts(self) -> dict[str, Any]:
-        """Return the form as JSON holds it."""
-        return {"shape": []}
+        """Return the form as JSON holds it, the tokeniser too."""
+        return {"shape": list(self.shape), "vocabulary": self.digest, "tokeniser": self.tokeniser}
+
+    @classmethod
+    def from_facts(cls, facts: Mapping[str, Any]) -> Self:
+        """Return the form of which these are the facts, as a run's or an export's ``input`` holds them."""
+        return cls(facts["tokeniser"], facts["shape"][0])
+
+    @cached_property
+    def _pieces(self) -> list[tuple[int, str]]:
+        return pieces_of(read(self.tokeniser, self.length))
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,11 +89,36 @@ class Texts:
     def digest(self, rows: Tensor) -> str:
         """Fingerprint some texts and their order: 32 hexadecimal digits."""
         fingerprint = hashlib.blake2b(digest_size=16)
-        for row in rows.tolist():
-            text = self.texts[row].encode()
-            fingerprint.update(len(text).to_bytes(8, "little") + text)
+        for text in self._at(rows):
+            encoded = text.encode()
+            fingerprint.update(len(encoded).to_bytes(8, "little") + encoded)
         return fingerprint.hexdigest()
 
-    def inputs(self, rows: Tensor) -> TextInputs:
-        """Return some texts."""
-        return TextInputs(tuple(self.texts[row] for row in rows.tolist()))
+    def token_digest(self, rows: Tensor, form: TextForm) -> str:
+        """Fingerprint some texts, the vocabulary, and the tokens that the texts become.
+
+        So parties with the same texts but other tokenisers find out that their inputs mean something else.
+        """
+        fingerprint = hashlib.blake2b(f"{self.digest(rows)} {form.digest}".encode(), digest_size=16)
+        tokens = form.tokens(self._at(rows)).tokens.numpy()
+        fingerprint.update(repr(tokens.shape).encode() + tokens.astype("<i4").tobytes())
+        return fingerprint.hexdigest()
+
+    def fit(self, rows: Tensor, settings: TextSettings, pretrained: str) -> TextForm:
+        """Take the tokeniser of a checkpoint, or find one on some texts if there is no checkpoint.
+
+        Raises
+        ------
+        SettingsError
+            If the checkpoint has no tokeniser that can be used.
+        """
+        if pretrained:
+            return TextForm(of_checkpoint(pretrained), settings.length)
+        return TextForm(found_on(self._at(rows), settings.vocabulary), settings.length)
+
+    def inputs(self, rows: Tensor, form: TextForm) -> TokenInputs:
+        """Return some texts as a network's inputs."""
+        return form.tokens(self._at(rows))
+
+    def _at(self, rows: Tensor) -> list[str]:
+        return [self.texts[row] for row in rows.tolist()]

@@ -1,0 +1,149 @@
+"""How texts are cut into numbered pieces: by a checkpoint's tokeniser, or by one found on some texts.
+
+A tokeniser is handed about as the JSON text that the library ``tokenizers`` reads: it can be kept, sent along
+and compared.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from protocol.errors import SettingsError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordPiece
+
+PADDING = 0
+"""The id that fills texts up to one length; networks pass over it."""
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
+"""The first pieces of a vocabulary that is found: padding, what is unknown, a text's start and its end."""
+_LETTERS_SHARE = 4
+"""At most a quarter of a vocabulary are letters inside of words: a few texts in Chinese could fill it."""
+
+
+def found_on(texts: Sequence[str], vocabulary: int) -> str:
+    """Find a WordPiece vocabulary on texts, the same on every machine (Schuster and Nakajima 2012).
+
+    Texts are lower-cased and divided at blanks and punctuation, as BERT does. The library's own training
+    numbers the pieces inside of words in the order of a hash map, which differs from process to process, and
+    breaks ties by these numbers. Here they are numbered before it starts.
+
+    Parameters
+    ----------
+    texts
+        In any order; none needs to be there.
+    vocabulary
+        How many pieces there may be, at least 64.
+
+    Returns
+    -------
+    str
+        The tokeniser as JSON; a text begins with ``[CLS]`` and ends with ``[SEP]``.
+    """
+    from tokenizers.models import WordPiece
+    from tokenizers.trainers import WordPieceTrainer
+
+    learner = _plain(WordPiece(unk_token=SPECIAL[1]))
+    words = Counter(word for text in texts for word in _words(learner, text))
+    inside = _most_frequent(words, vocabulary // _LETTERS_SHARE, slice(1, None))
+    first = _most_frequent(words, vocabulary // _LETTERS_SHARE, slice(1))
+    known, begins = set(inside), set(first)
+    kept = {word: count for word, count in words.items() if word[0] in begins and known.issuperset(word[1:])}
+    numbered = [*SPECIAL, *first, *(f"##{letter}" for letter in inside)]
+    trainer = WordPieceTrainer(vocab_size=vocabulary, special_tokens=numbered, show_progress=False)
+    learner.train_from_iterator((word for word in sorted(kept) for _ in range(kept[word])), trainer)
+    pieces = sorted(learner.get_vocab(), key=learner.get_vocab().__getitem__)
+    vocabulary_found = {piece: number for number, piece in enumerate(pieces)}
+    tokeniser = _plain(WordPiece(vocabulary_found, unk_token=SPECIAL[1]))
+    return _with_marks(tokeniser).to_str()
+
+
+def of_checkpoint(place: str) -> str:
+    """Return the tokeniser of a checkpoint, a folder or a hub id, as JSON.
+
+    Raises
+    ------
+    SettingsError
+        If there is none, or it is not as networks here need it.
+    """
+    from transformers import AutoTokenizer
+
+    setting = f'pretrained = "{place}"'
+    try:
+        tokeniser = AutoTokenizer.from_pretrained(_expanded(place))
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise SettingsError(f"{setting}: no tokeniser can be read there ({error})") from error
+    if len(tokeniser) <= len(tokeniser.all_special_tokens):  # what the library makes of nothing
+        raise SettingsError(f"{setting}: holds no tokeniser: neither tokenizer.json nor vocab.txt is there")
+    if tokeniser.pad_token_id != PADDING:
+        raise SettingsError(
+            f"{setting}: its tokeniser pads with id {tokeniser.pad_token_id}; allowed is {PADDING}, as BERT's"
+        )
+    backend = getattr(tokeniser, "backend_tokenizer", None)
+    if backend is None or not hasattr(backend, "to_str"):
+        raise SettingsError(f"{setting}: {type(tokeniser).__name__} has no form as tokenizer.json")
+    if not backend.encode("").ids:
+        raise SettingsError(f"{setting}: its tokeniser begins no text with [CLS], as BERT's does")
+    text: str = backend.to_str()
+    return text
+
+
+@lru_cache(maxsize=4)
+def read(tokeniser: str, length: int) -> "Tokenizer":
+    """Return a tokeniser that cuts texts to a length, ready for use; nobody may change it."""
+    from tokenizers import Tokenizer
+
+    ready = Tokenizer.from_str(tokeniser)
+    ready.enable_truncation(length)
+    ready.no_padding()
+    return ready
+
+
+def pieces_of(tokeniser: "Tokenizer") -> list[tuple[int, str]]:
+    """Return the vocabulary in the order of its ids."""
+    return sorted((number, piece) for piece, number in tokeniser.get_vocab(with_added_tokens=True).items())
+
+
+def _expanded(place: str) -> str:
+    return str(Path(place).expanduser()) if place.startswith("~") else place
+
+
+def _plain(model: "WordPiece") -> "Tokenizer":
+    """Return a tokeniser that lower-cases and divides words as BERT does."""
+    from tokenizers import Tokenizer
+    from tokenizers.normalizers import BertNormalizer
+    from tokenizers.pre_tokenizers import BertPreTokenizer
+
+    tokeniser = Tokenizer(model)
+    tokeniser.normalizer = BertNormalizer()
+    tokeniser.pre_tokenizer = BertPreTokenizer()
+    return tokeniser
+
+
+def _with_marks(tokeniser: "Tokenizer") -> "Tokenizer":
+    """Let texts begin with ``[CLS]`` and end with ``[SEP]``."""
+    from tokenizers.decoders import WordPiece
+    from tokenizers.processors import BertProcessing
+
+    _, _, start, end = SPECIAL
+    tokeniser.add_special_tokens(list(SPECIAL))
+    tokeniser.post_processor = BertProcessing((end, SPECIAL.index(end)), (start, SPECIAL.index(start)))
+    tokeniser.decoder = WordPiece()
+    return tokeniser
+
+
+def _words(tokeniser: "Tokenizer", text: str) -> list[str]:
+    plain = tokeniser.normalizer.normalize_str(text)
+    return [word for word, _ in tokeniser.pre_tokenizer.pre_tokenize_str(plain)]
+
+
+def _most_frequent(words: Counter[str], most: int, part: slice) -> list[str]:
+    """Return the most frequent letters of a part of words, in their own order."""
+    counts: Counter[str] = Counter()
+    for word, count in words.items():
+        for letter in word[part]:
+            counts[letter] += count
+    return sorted(sorted(counts, key=lambda letter: (-counts[letter], letter))[:most])
