@@ -4,6 +4,7 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from client_app.node import Node
+from protocol.messages import mark_reply
 
 app = ClientApp()
 
@@ -17,4 +18,5 @@ def hello(message: Message, context: Context) -> Message:
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Do one round's work."""
-    return Message(Node(context).method(message.content).answer(message.content), reply_to=message)
+    reply = Node(context).method(message.content).answer(message.content)
+    return Message(mark_reply(reply, message.content), reply_to=message)

@@ -1,5 +1,7 @@
 """The classes of a federation, and which class a label is."""
 
+import logging
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -8,13 +10,18 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from torch import Tensor
 
+from data.captions import Wording
 from protocol.errors import DataError
 from protocol.values import split_names
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
+log = logging.getLogger("flwr")
+
 _SHOWN = 12
+_LONGEST = 200
+"""Characters of a caption in a message."""
 _NONE = -1
 """No class."""
 
@@ -74,11 +81,12 @@ class Classes:
     def __len__(self) -> int:
         return len(self.names)
 
-    def targets(self, dataset: "Dataset", column: str, where: str) -> Tensor:
+    def targets(self, dataset: "Dataset", column: str, where: str, captions: bool = False) -> Tensor:
         """Return the class of each row, int64 of shape (N,).
 
         Labels that the column's type names may also be told apart by their number, provided that there are
-        as many as the classes have labels: otherwise the numbers count something else.
+        as many as the classes have labels: otherwise the numbers count something else. A caption that is no
+        label is of the one class whose label it holds, as `Wording` finds it.
 
         Parameters
         ----------
@@ -86,6 +94,8 @@ class Classes:
             Where the labels are.
         where
             The setting and its value, for messages.
+        captions
+            Whether texts may be captions.
 
         Raises
         ------
@@ -95,10 +105,27 @@ class Classes:
         _require_labels(dataset, column, where)
         cells, names = dataset[column][:], _names_by_type(dataset, column)
         found = [self._class_of(cell, names) for cell in cells]
+        if captions and not names:
+            self._read_captions(cells, found, where)
         if _NONE in found:
             row = found.index(_NONE)
-            raise DataError(f"{where}, row {row}: {self._objection(cells[row], names, column)}")
+            raise DataError(f"{where}, row {row}: {self._objection(cells[row], names, column, captions)}")
         return torch.tensor(found, dtype=torch.int64)
+
+    def _read_captions(self, cells: Sequence[object], found: list[int], where: str) -> None:
+        """Fill in the classes of texts that are no label but hold one."""
+        unknown = {cell for cell, class_ in zip(cells, found, strict=True) if class_ == _NONE}
+        named = {text: self._wording.classes_in(text) for text in unknown if isinstance(text, str)}
+        read = {text: classes[0] for text, classes in named.items() if len(classes) == 1}
+        rows = [row for row, cell in enumerate(cells) if cell in read]
+        for row in rows:
+            found[row] = read[str(cells[row])]
+        if rows:
+            first = str(cells[rows[0]])
+            log.info(
+                "%s: %d captions are of the class whose label they hold, as row %d, %r, of %s",
+                where, len(rows), rows[0], _short(first), self.names[read[first]],
+            )  # fmt: skip
 
     def _class_of(self, cell: object, names: Sequence[str]) -> int:
         if _is_no_label(cell, names):
@@ -107,12 +134,20 @@ class Classes:
         otherwise = self._of_text.get(as_text(cell), _NONE) if by_number else _NONE
         return self._of_text.get(_label(cell, names), otherwise)
 
-    def _objection(self, cell: object, names: Sequence[str], column: str) -> str:
+    def _objection(self, cell: object, names: Sequence[str], column: str, captions: bool) -> str:
         if _is_no_label(cell, names):
             return f"column {column!r} holds no label"
         shown = ", ".join(self.names[:_SHOWN]) + (", …" if len(self) > _SHOWN else "")
         label = _label(cell, names)
-        return f"label {label!r} is none of the {len(self)} classes {shown} (data.classes can name them)"
+        classes = f"none of the {len(self)} classes {shown} (data.classes can name them)"
+        if not (captions and isinstance(cell, str)):
+            return f"label {label!r} is {classes}"
+        named = ", ".join(self.names[class_] for class_ in self._wording.classes_in(cell))
+        return f"label {_short(label)!r} is {classes}, and names {f'several: {named}' if named else 'none'}"
+
+    @cached_property
+    def _wording(self) -> Wording:
+        return Wording(self._of_text)
 
     @cached_property
     def _of_label(self) -> dict[str, int]:
@@ -140,6 +175,10 @@ def _is_no_label(cell: object, names: Sequence[str]) -> bool:
 
 def _label(cell: Any, names: Sequence[str]) -> str:  # noqa: ANN401
     return names[cell] if names else as_text(cell)
+
+
+def _short(caption: str) -> str:
+    return textwrap.shorten(caption, _LONGEST, placeholder="…")
 
 
 def _alternatives(name: str) -> list[str]:

@@ -36,6 +36,8 @@ _STATISTICS_BYTES = 2**26
 _NAMED = 5
 _HASH_BYTES = 16
 _WHITE = 255
+_CONVERTED = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
+"""Pillow's names of the pixels that it makes grey and colour of alike."""
 _FORMAT = "1"
 """Part of each cache folder's name; another one makes all be prepared anew."""
 
@@ -295,7 +297,12 @@ def _read(rows: ImageRows, row: int) -> "tuple[bytes, Image] | _Unreadable":
         content = rows.content(row)
         image = rows.decode(content)
         if image.mode.startswith(("I", "F")):  # Pillow would cut these off at 255
-            raise ValueError(f"its pixels are {image.mode}, they must have 8 bits")
+            raise ValueError(
+                f"its pixels are {image.mode}, they must have 8 bits: scale them to 0..255, for a file does "
+                "not say how bright its brightest are"
+            )
+        if image.mode not in _CONVERTED:
+            raise ValueError(f"its pixels are {image.mode}, they must be one of {', '.join(_CONVERTED)}")
     except Exception as error:  # of foreign bytes Pillow's decoders raise all sorts
         return _Unreadable(f"{type(error).__name__}: {error}")
     return content, image

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from data.objects import LINES, LIST, read_objects
 from data.rows import ArrayImages
 from protocol.errors import DataError
 from protocol.values import split_source
@@ -54,8 +55,9 @@ def read_rows(source: str, where: str) -> Rows:
     Parameters
     ----------
     source
-        A path or a hub id, perhaps with ``#split``: a parquet or csv(.gz) file; a folder that ``datasets``
-        saved, that torchvision keeps a data set in, or that holds images (a folder a class) or such files.
+        A path or a hub id, perhaps with ``#split``: a parquet, csv(.gz) or json(l) file; a folder that
+        ``datasets`` saved, that torchvision keeps a data set in, or that holds images (a folder a class) or
+        such files.
     where
         The setting and its value, for messages.
 
@@ -86,6 +88,8 @@ def _from_disk(path: Path, where: str) -> Any:  # noqa: ANN401
 
     datasets.disable_progress_bars()
     opener: Callable[[], Any]
+    if path.suffix in (LIST, LINES) and path.is_file():
+        return read_objects(path, where)
     if path.is_dir() and ((path / "dataset_dict.json").exists() or (path / "state.json").exists()):
         opener = partial(datasets.load_from_disk, str(path))
     elif path.is_dir():
@@ -95,7 +99,8 @@ def _from_disk(path: Path, where: str) -> Any:  # noqa: ANN401
     elif path.suffix == ".parquet":
         opener = partial(datasets.load_dataset, "parquet", data_files=str(path))
     else:
-        raise DataError(f"{where}: must be a folder, or a file that ends in .parquet, {' or '.join(_CSV)}")
+        kinds = ", ".join((".parquet", *_CSV, LIST))
+        raise DataError(f"{where}: must be a folder, or a file that ends in {kinds} or {LINES}")
     try:
         with _offline():
             return opener()

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from data.classes import Classes, as_text, is_empty
+from data.columns import Roles
 from data.images import Conversion, Images, in_memory, prepare
 from data.reading import Rows, read_rows
 from data.rows import EncodedImages
@@ -33,8 +34,6 @@ _NOT_OF_DIGITS = (
 """Settings that digits, used as they are, leave no choice in."""
 _INDEX = re.compile(r"__index_level_\d+__|Unnamed: 0")
 """What pandas calls the numbers of rows if it writes them: these are no feature."""
-_LABELS = ("label", "labels", "class", "target", "fine_label")
-_TEXTS = ("text", "sentence", "content", "question", "utterance")
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,13 +131,14 @@ def load_source(
     rows = read_rows(source, where)
     count = min(max_samples, len(rows.table)) if max_samples else len(rows.table)
     table = rows.table.select(range(count)) if count < len(rows.table) else rows.table
-    roles = _Roles.of(table, settings, labelled, keys, where)
+    roles = Roles.of(table, settings, labelled, keys, rows.folder, where)
+    roles.mention_instructions(table, where)
     content, kept = _content(rows, table, roles, settings, like, where)
     targets = None
     if labelled:
         classes = classes or (Classes.declared(settings.classes) if settings.classes else None)
         classes = classes or Classes.found(table, roles.label, where)
-        targets = classes.targets(table, roles.label, where)
+        targets = classes.targets(table, roles.label, where, captions=bool(roles.image))
     sites = _keys(table, roles.site, where) if "site" in keys else None
     groups = _keys(table, roles.group, where) if "group" in keys else None
     if kept is not None:
@@ -173,92 +173,13 @@ def _digits(max_samples: int, labelled: bool) -> Source:
     return Source(DIGITS, content, torch.from_numpy(targets[:count]).to(torch.int64), Classes(names))
 
 
-# --- which column is what ------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Roles:
-    """Which column is what; empty where there is none."""
-
-    image: str
-    text: str
-    label: str
-    site: str
-    group: str
-
-    @classmethod
-    def of(
-        cls, table: "Dataset", settings: DataSettings, labelled: bool, keys: tuple[str, ...], where: str
-    ) -> "_Roles":
-        """Find the columns: as the settings name them, else by type or name.
-
-        A pool, whose labels are not used, may lack columns that the settings name, and so may any source
-        lack those of sites and groups if these are not used.
-        """
-        columns = table.column_names
-        for key in ("image", "text", "label", *keys) if labelled else keys:
-            name = getattr(settings, key)
-            if name and name not in columns:
-                raise DataError(
-                    f'data.{key} = "{name}": {where} has no such column; there are {", ".join(columns)}'
-                )
-
-        def named(key: str) -> str:
-            name: str = getattr(settings, key)
-            return name if name in columns else ""
-
-        image, text = named("image"), named("text")
-        if not (image or text or settings.features):
-            image = _image_column(table, where)
-            text = "" if image else _text_column(table)
-        label = named("label") or _label_column(table)
-        if labelled and not label:
-            raise DataError(
-                f"{where}: which column holds the classes? Name it in data.label; there are "
-                f"{', '.join(columns)}"
-            )
-        return cls(image, text, label, named("site"), named("group"))
-
-
-def _image_column(table: "Dataset", where: str) -> str:
-    from datasets import Image
-
-    found = [name for name, kind in table.features.items() if isinstance(kind, Image) or _is_encoded(kind)]
-    if len(found) > 1:
-        raise DataError(f"{where}: has several columns of images, {', '.join(found)}: name one in data.image")
-    return found[0] if found else ""
-
-
-def _is_encoded(kind: object) -> bool:
-    """Tell whether a column is one of images whose file does not say so."""
-    return isinstance(kind, dict) and set(kind) == {"bytes", "path"}
-
-
-def _text_column(table: "Dataset") -> str:
-    """Return the column that has the name of one of texts, and holds texts."""
-    kinds = {name: getattr(kind, "dtype", "") for name, kind in table.features.items()}
-    for name in _TEXTS:
-        if kinds.get(name) in ("string", "large_string"):
-            return name
-    return ""
-
-
-def _label_column(table: "Dataset") -> str:
-    from datasets import ClassLabel
-
-    typed: list[str] = [name for name, kind in table.features.items() if isinstance(kind, ClassLabel)]
-    if len(typed) == 1:
-        return typed[0]
-    return next((name for name in _LABELS if name in table.column_names), "")
-
-
 # --- what the columns hold -----------------------------------------------------------------------
 
 
 def _content(
     rows: Rows,
     table: "Dataset",
-    roles: _Roles,
+    roles: Roles,
     settings: DataSettings,
     like: tuple[int, ...] | None,
     where: str,
@@ -291,7 +212,7 @@ def _texts(table: "Dataset", column: str, where: str) -> list[str]:
     return [str(text) for text in texts]
 
 
-def _features(table: "Dataset", roles: _Roles, settings: DataSettings, where: str) -> list[str]:
+def _features(table: "Dataset", roles: Roles, settings: DataSettings, where: str) -> list[str]:
     """Return the columns of a table to learn from: those named, else all that are left."""
     from datasets import ClassLabel, Value
 

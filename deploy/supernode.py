@@ -4,8 +4,8 @@ Flower's SuperNode
 
 - sleeps three seconds whenever it found no message, so that most of a short round is spent asleep. This
   one waits a tenth of the time it has been idle, a tenth of a second at least and three seconds at most;
-- waits for ever for a reply if its ClientApp reports that it failed before it wrote one. This one replies
-  with an error at once;
+- waits for ever for a reply if its ClientApp reports that it failed before it wrote one, or dies while it
+  is writing it. This one replies with an error at once;
 - is missed after a minute when it dies. This one sends its heartbeat every few seconds and is missed after
   twenty (``--heartbeat-interval``); a registered one can also take its place again that much sooner.
 
@@ -23,9 +23,9 @@ from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 
-from flwr.app import Error
+from flwr.app import Error, Message
 from flwr.client.grpc_rere_client import connection
-from flwr.common.constant import SubStatus
+from flwr.common.constant import ErrorCode, SubStatus
 from flwr.supercore import heartbeat
 from flwr.supercore.constant import TaskType
 from flwr.supernode import start_client_internal as node_loop
@@ -43,6 +43,7 @@ KNOWN_FLOWER = "1.39."
 IDLE_SLEEP = 3
 """Seconds for which Flower's loop sleeps when it found no message; any other sleep waits for a ClientApp."""
 LEAST_WAIT = 0.1
+INCOMPLETE_REPLY_ERROR = Error(ErrorCode.CLIENT_APP_CRASHED, "ClientApp ended amid its reply.")
 HEARTBEAT_INTERVAL = 10
 """Seconds between heartbeats, the least that a SuperLink accepts; it misses a node after two."""
 
@@ -63,20 +64,39 @@ class QuickClock:
 
 
 class PromptNodeState(InMemoryNodeState):
-    """Answers a message with an error as soon as its ClientApp has failed without an answer."""
+    """Answers a message with an error as soon as its ClientApp has ended without an answer, or amid one."""
+
+    def get_messages(
+        self, *, run_ids: Sequence[int] | None = None, is_reply: bool | None = None, limit: int | None = None
+    ) -> Sequence[Message]:
+        """Retrieve messages; replies when all of their parts are there.
+
+        Flower's loop takes a reply that has just begun to come, and nobody could tell it then that its
+        ClientApp has died.
+        """
+        found = super().get_messages(run_ids=run_ids, is_reply=is_reply, limit=limit)
+        partial = self._partial_replies()
+        with self.lock_msg_store:
+            for message_id in partial & self.msg_store.keys():
+                self.msg_store[message_id].is_retrieved = False
+        return [message for message in found if message.metadata.message_id not in partial]
 
     def finish_task(self, task_id: int, sub_status: str, details: str) -> bool:
-        """Finish a task; a ClientApp's that did not complete is answered for."""
+        """Finish a task; a ClientApp's that did not answer is answered for."""
         finished = super().finish_task(task_id, sub_status, details)
-        if finished and sub_status != SubStatus.COMPLETED:
-            tasks = self.get_tasks(task_ids=[task_id])
-            if tasks and tasks[0].type == TaskType.CLIENT_APP:
+        tasks = self.get_tasks(task_ids=[task_id]) if finished else []
+        if tasks and tasks[0].type == TaskType.CLIENT_APP:
+            if sub_status != SubStatus.COMPLETED:
                 self._store_error_replies({tasks[0].run_id}, CLIENT_APP_CRASHED_ERROR)
+            elif self._partial_replies():
+                self._store_error_replies({tasks[0].run_id}, INCOMPLETE_REPLY_ERROR)
         return finished
 
     def _store_error_replies(self, run_ids: set[int], error: Error) -> None:
-        # Flower answers only for messages that a ClientApp has fetched; one that died before would keep the
-        # SuperNode waiting. It works on one message at a time, so all that are here are the dead one's.
+        # Flower answers only for messages that a ClientApp has fetched and not begun to answer; one that died
+        # before or amid that would keep the SuperNode waiting. It works on one message at a time, so all that
+        # are here are the dead one's.
+        self._drop_partial_replies()
         with self.lock_msg_store:
             for entry in self.msg_store.values():
                 if (
@@ -85,6 +105,21 @@ class PromptNodeState(InMemoryNodeState):
                 ):
                     entry.is_retrieved = True
         super()._store_error_replies(run_ids, error)
+
+    def _partial_replies(self) -> set[str]:
+        """Return the ids of the replies of which parts are still to come."""
+        with self._lock_object_push_sessions:
+            return {
+                root
+                for root, session_id in self._object_push_session_by_root.items()
+                if self._object_push_sessions[session_id].pending_object_ids
+            }
+
+    def _drop_partial_replies(self) -> None:
+        with self._lock_object_push_sessions:
+            for root in self._partial_replies():
+                session_id = self._object_push_session_by_root[root]
+                self._cleanup_push_session(session_id, cleanup_messages=True)
 
 
 class PromptNodeStateFactory(NodeStateFactory):

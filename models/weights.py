@@ -8,8 +8,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from models.elastic.channels import run_parameters
 from protocol.errors import ResumeError
 from protocol.files import write_atomically
+
+_LARGEST_VALUE = 1e6
+"""No network that works has such a weight, or statistic of a norm."""
 
 
 def save_weights(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
@@ -70,12 +74,18 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 def learned_state(model: nn.Module) -> dict[str, Tensor]:
     """Return what is a network's own: what of it travels, and is kept.
 
-    That is all its parameters and buffers, or, where some parameters are frozen, those that learn: frozen
-    ones come from a checkpoint that every party has.
+    That is all its parameters and buffers, or, where some parameters are frozen, those that learn or are
+    carried, see `run_parameters`: frozen ones come from a checkpoint that every party has.
     """
-    learned = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    own = run_parameters(model)
     state = dict(model.state_dict())
-    return {name: state[name] for name in state if name in learned} if _has_frozen(model) else state
+    return {name: state[name] for name in state if name in own} if _has_frozen(model) else state
+
+
+def trained_state(model: nn.Module) -> dict[str, Tensor]:
+    """Return what of `learned_state` training changes: what a client sends back."""
+    carried = {name for name, own in run_parameters(model).items() if not own.requires_grad}
+    return {name: tensor for name, tensor in learned_state(model).items() if name not in carried}
 
 
 def load_learned_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
@@ -98,6 +108,21 @@ def load_learned_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
 
 def _has_frozen(model: nn.Module) -> bool:
     return not all(parameter.requires_grad for parameter in model.parameters())
+
+
+def corruption(state: Mapping[str, Tensor]) -> str:
+    """Return what shows that weights were corrupted on their way or by their node; empty if nothing does.
+
+    One value of 1e30 among a client's weights is finite, and yet it spoils the mean of all. Weights that are
+    wrong but of a likely size cannot be told from honest ones.
+    """
+    for name, tensor in state.items():
+        if not tensor.isfinite().all():
+            return f"weights {name!r}: not all values are finite"
+        largest = float(tensor.abs().max()) if tensor.is_floating_point() and tensor.numel() else 0.0
+        if largest > _LARGEST_VALUE:
+            return f"weights {name!r}: {largest:.3g} among the values, at most {_LARGEST_VALUE:g} is allowed"
+    return ""
 
 
 class WeightedMean:

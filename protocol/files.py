@@ -8,6 +8,11 @@ def write_atomically(path: Path, data: bytes) -> None:
     """Replace a file's content in one step that survives a loss of power.
 
     What a crash may leave behind is a hidden file that ends in ``.tmp``.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written, as on a full disk; the error names the file, and the old content stands.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -16,6 +21,8 @@ def write_atomically(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:  # one of a write or an fsync names no file
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
     sync_folder(path.parent)

@@ -29,6 +29,7 @@ MOST_ROUNDS = 999_999
 
 _FIELDS = "fields"
 _WEIGHTS = "weights"
+_ROUND = "round"
 
 Weights = Mapping[str, Tensor]
 
@@ -254,6 +255,40 @@ def experiment_of(record: RecordDict) -> str:
     if not isinstance(experiment, str) or not _PLAIN_NAME.fullmatch(experiment):
         raise MessageError(f"experiment: {experiment!r} is not a plain name")
     return experiment
+
+
+def mark_reply(reply: RecordDict, request: RecordDict) -> RecordDict:
+    """Return a reply with the round of the request that it answers.
+
+    Raises
+    ------
+    MessageError
+        If the request is of no round.
+    """
+    round = _config(request).get(_ROUND)
+    if type(round) is not int:
+        raise MessageError(f"{_ROUND}: expected int, got {type(round).__name__}")
+    return _with_fields(reply, {**_config(reply), _ROUND: round})
+
+
+def unmark_reply(reply: RecordDict, round: int) -> RecordDict:
+    """Return a reply without its round, which must be this one: an earlier reply sent again is of another.
+
+    Raises
+    ------
+    MessageError
+        If it is of another round, or of none.
+    """
+    fields = _config(reply)
+    marked = fields.pop(_ROUND, None)
+    if marked != round:
+        raise MessageError(f"it answers round {marked}, not round {round}")
+    return _with_fields(reply, fields)
+
+
+def _with_fields(record: RecordDict, fields: dict[str, Any]) -> RecordDict:
+    """Return a record with other fields; weights are not copied."""
+    return RecordDict({**record, _FIELDS: ConfigRecord(fields)})
 
 
 def _field_types(cls: type[Payload]) -> dict[str, Any]:

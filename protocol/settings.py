@@ -52,7 +52,9 @@ class DataSettings(Table):
         "`nodes`: every node holds its own",
     )
     test_source: OptionalSource = Field("", description="the server's test data; empty: cut from the source")
-    image: str = Field("", description="column of images; empty: found by its type")
+    image: str = Field(
+        "", description="column of images or of their files' paths; empty: found by its type, or by its name"
+    )
     text: str = Field("", description="column of texts; empty: found by its name")
     label: str = Field("", description="column of classes; empty: found by its type or name")
     site: str = Field("", description="column that says where a row comes from (`natural` split)")
@@ -103,7 +105,9 @@ class DataSettings(Table):
         0, description='samples withheld from training (`scalefl.calibration = "withheld"`)'
     )
     metric: Literal["none", "auroc", "kappa"] = Field(
-        "none", description="a figure beside accuracy: area under the ROC curve, or quadratic weighted κ"
+        "none",
+        description="a figure beside accuracy: area under the ROC curve, or quadratic weighted κ of ordered "
+        "classes, which submodels are then graded by",
     )
 
     @model_validator(mode="after")
@@ -147,7 +151,7 @@ class TrainSettings(Table):
     """Local training on private data (table ``train``)."""
 
     epochs: Count = Field(5, description="local epochs a round")
-    batch_size: Annotated[int, Field(ge=2)] = Field(50, description="samples a step")
+    batch_size: Count = Field(50, description="samples a step; networks with batch norms need two")
     optimizer: Literal["sgd", "adamw"] = Field(
         "sgd", description="the rule of a step; its state lasts for a client's round"
     )

@@ -5,6 +5,7 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.superlink.grid import HttpGrid
 
 from protocol.settings import RunSettings
+from server_app.bounded_grid import BoundedGrid
 from server_app.logs import show_errors_as_messages
 from server_app.run import run
 
@@ -16,4 +17,7 @@ def main(grid: Grid, context: Context) -> None:
     """Run the federation that the run-config describes."""
     show_errors_as_messages()
     settings = RunSettings.parse(context.run_config)
-    run(grid, settings, simulation=not isinstance(grid, HttpGrid))
+    if isinstance(grid, HttpGrid):
+        run(BoundedGrid(grid), settings, simulation=False)
+    else:
+        run(grid, settings, simulation=True)

@@ -14,6 +14,7 @@ from protocol.files import write_atomically
 from protocol.ledger import Traffic, dsfl_paper_down, dsfl_paper_exchange, soft_label_paper_up
 from protocol.settings import RunSettings
 from protocol.values import SUBMODEL_STRATEGIES
+from server_app.grades import HEADINGS, grade_rows
 from server_app.run_folder import RunFolder
 from strategies.metrics import TITLES
 
@@ -125,12 +126,17 @@ def conclude(folder: RunFolder, summary: Summary) -> None:
 
 
 def as_text(summary: Summary, folder: RunFolder) -> str:
-    """Return the table, and where everything lies."""
+    """Return the table, that of grades if there are any, and where everything lies."""
     table = Table(show_header=False)
     for name, value in summary.rows():
         table.add_row(name, value)
     console = Console(file=io.StringIO(), width=110, color_system=None)
     console.print(table)
+    if graded := grade_rows(summary.lines):
+        grades = Table(*HEADINGS, title="Grades", title_justify="left")
+        for row in graded:
+            grades.add_row(*row)
+        console.print(grades)
     assert isinstance(console.file, io.StringIO)
     return f"{console.file.getvalue()}Run folder: {folder.path}"
 
@@ -138,6 +144,8 @@ def as_text(summary: Summary, folder: RunFolder) -> str:
 def as_page(summary: Summary, folder: RunFolder) -> str:
     """Return a page that needs nothing but itself: table, curves, failures, settings."""
     figures = _table(summary.rows())
+    graded = grade_rows(summary.lines)
+    grades = f"<h2>Grades</h2>{_table([HEADINGS, *graded])}" if graded else ""
     settings = _table([(key, str(value)) for key, value in summary.settings.flat().items()])
     failures = [
         (f"round {line['round']}", f"{failure['client']}: {failure['reason']}")
@@ -153,7 +161,7 @@ td {{ padding: .1rem 1rem .1rem 0; vertical-align: top; }} td:first-child {{ col
 svg {{ max-width: 100%; height: auto; }}
 </style></head><body>
 <h1>{html.escape(folder.experiment)}</h1>
-{figures}{curves(summary.lines) if summary.lines else ""}{submodels(summary.lines)}{failed}
+{figures}{curves(summary.lines) if summary.lines else ""}{submodels(summary.lines)}{grades}{failed}
 <h2>Settings</h2>{settings}
 </body></html>
 """
@@ -220,11 +228,9 @@ def _running_sum(values: Sequence[float]) -> list[float]:
     return sums
 
 
-def _table(rows: Sequence[tuple[str, str]]) -> str:
-    cells = "".join(
-        f"<tr><td>{html.escape(name)}</td><td>{html.escape(value)}</td></tr>" for name, value in rows
-    )
-    return f"<table>{cells}</table>"
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    lines = ("".join(f"<td>{html.escape(cell)}</td>" for cell in row) for row in rows)
+    return f"<table>{''.join(f'<tr>{cells}</tr>' for cells in lines)}</table>"
 
 
 def _size(count: int) -> str:

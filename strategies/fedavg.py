@@ -6,7 +6,7 @@ from flwr.app import RecordDict
 from torch import Tensor, nn
 
 from data import Samples
-from models import WeightedMean, count_parameters, learned_state, load_learned_state
+from models import WeightedMean, corruption, count_parameters, learned_state, load_learned_state
 from protocol.errors import MessageError
 from protocol.messages import HelloReply, WeightsReply, WeightsRequest
 from strategies.local import train_locally
@@ -39,9 +39,8 @@ class FedAvgServer:
         """Add a client's weights to the running mean."""
         reply = WeightsReply.from_record(content)
         evaluation = reply.evaluation
-        for name, tensor in reply.weights.items():
-            if not tensor.isfinite().all():
-                raise MessageError(f"weights {name!r}: not all values are finite")
+        if found := corruption(reply.weights):
+            raise MessageError(found)
         if round == self._round:
             try:
                 self._mean.add(reply.weights, reply.trained_on)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from data import augment
 from strategies.method import ClientSide
-from strategies.training import fit, learning_rate, mean_over_exits
+from strategies.training import fit, learning_rate, mean_over_exits, with_own_loss
 
 LossOfBatch = Callable[[nn.Module, Tensor, Tensor], Tensor]
 """Maps a model, inputs (batch, ...) and their classes (batch,) to the batch's loss."""
@@ -15,7 +15,8 @@ LossOfBatch = Callable[[nn.Module, Tensor, Tensor], Tensor]
 
 def cross_entropy(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
     """Return the mean cross-entropy; that of all exits if the network has several."""
-    return mean_over_exits(model, inputs, lambda logits: F.cross_entropy(logits, targets))
+    loss = mean_over_exits(model, inputs, lambda logits: F.cross_entropy(logits, targets))
+    return with_own_loss(model, loss)
 
 
 def train_locally(

@@ -126,8 +126,14 @@ class ServerSide:
     """Inputs on which norms are calibrated before a submodel is scored; None: there are none."""
 
     def __post_init__(self) -> None:
-        """Refuse a precision that the device does not compute in, before a round is played."""
+        """Refuse what no round can be played with."""
         _ = self.arithmetic
+        augmentation = self.settings.train.augmentation
+        if augmentation != "none" and len(self.input_shape) != 3:
+            raise SettingsError(
+                f'train.augmentation = "{augmentation}": changes images, but the data are none; '
+                'allowed is "none"'
+            )
 
     @property
     def arithmetic(self) -> Arithmetic:

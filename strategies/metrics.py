@@ -39,10 +39,8 @@ def score(name: MetricName, probabilities: Tensor, targets: Tensor) -> float | N
         return None
     likely, right = probabilities.cpu().numpy(), targets.cpu().numpy()
     if name == "auroc":
-        value = _area_under_roc(likely, right)
-    else:
-        value = _quadratic_kappa(likely.argmax(axis=1), right, likely.shape[1])
-    return None if value is None else min(max(value, -1.0), 1.0)  # sums of fractions end a bit beside 1
+        return _area_under_roc(likely, right)
+    return quadratic_kappa(likely.argmax(axis=1), right, likely.shape[1])
 
 
 def _area_under_roc(likely: NDArray[np.float64], right: NDArray[np.int64]) -> float | None:
@@ -55,15 +53,26 @@ def _area_under_roc(likely: NDArray[np.float64], right: NDArray[np.int64]) -> fl
         for each in tested
         if 0 < (right == each).sum() < len(right)
     ]
-    return mean((area, 1) for area in areas)
+    value = mean((area, 1) for area in areas)
+    return None if value is None else min(value, 1.0)  # sums of fractions end a bit beside 1
 
 
-def _quadratic_kappa(answers: NDArray[np.int64], right: NDArray[np.int64], classes: int) -> float | None:
+def quadratic_kappa(answers: NDArray[np.int64], right: NDArray[np.int64], classes: int) -> float | None:
+    """Return Cohen's κ with quadratic weights, from -1 to 1; None if only one class occurs.
+
+    Parameters
+    ----------
+    answers, right
+        Classes, of shape (n,).
+    classes
+        How many there are.
+    """
     from sklearn.metrics import cohen_kappa_score  # takes a second
 
     if len(np.union1d(answers, right)) < 2:
         return None  # chance alone would always agree, so there is nothing to compare with
-    return float(cohen_kappa_score(right, answers, labels=range(classes), weights="quadratic"))
+    value = float(cohen_kappa_score(right, answers, labels=range(classes), weights="quadratic"))
+    return min(max(value, -1.0), 1.0)  # sums of fractions end a bit beside 1
 
 
 def mean(weighted: Iterable[tuple[float | None, float]]) -> float | None:

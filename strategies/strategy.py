@@ -12,7 +12,7 @@ from flwr.serverapp.strategy import Strategy
 from models import learned_state
 from protocol.errors import FederationError, MessageError
 from protocol.ledger import Traffic, wire_bytes
-from protocol.messages import TRAIN
+from protocol.messages import TRAIN, unmark_reply
 from protocol.randomness import derive_seed, draw_subset
 from protocol.settings import RunSettings
 from strategies.clock import Clock
@@ -217,7 +217,8 @@ class MethodStrategy(Strategy):
             self._fail(asked, _telling_line(reply.error.reason) or f"error {reply.error.code}")
             return
         try:
-            incoming = self.method.accept(asked.client, asked.round, reply.content)
+            content = unmark_reply(reply.content, asked.round)
+            incoming = self.method.accept(asked.client, asked.round, content)
         except MessageError as error:
             self._fail(asked, f"refused: {error}")
             return

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data import Inputs, Samples, batches, in_batches
-from models.elastic import ExitNetwork
-from protocol.errors import TrainingError
+from models.elastic import ExitNetwork, has_norms
+from protocol.errors import SettingsError, TrainingError
 from protocol.messages import Evaluation
 from protocol.settings import TrainSettings
 from protocol.values import numbers
@@ -84,6 +84,8 @@ def fit(
 
     Raises
     ------
+    SettingsError
+        If batches of one sample meet batch norms.
     TrainingError
         If the loss or a weight is not finite at the end; the model is then of no use.
     MemoryShortageError
@@ -91,6 +93,8 @@ def fit(
     """
     if samples == 0:
         return
+    if settings.batch_size == 1 and has_norms(model):
+        raise SettingsError("train.batch-size = 1: batch norms cannot train on one sample, take at least 2")
     parameters: list[Tensor] = [parameter for parameter in model.parameters() if parameter.requires_grad]
     rate = settings.learning_rate if learning_rate is None else learning_rate
     rule = optimizer_of(optimizer, parameters, rate, momentum, weight_decay)
@@ -126,6 +130,12 @@ def all_exits(model: nn.Module, inputs: Tensor) -> list[Tensor]:
     """
     logits = model.exits(inputs) if isinstance(model, ExitNetwork) else [model(inputs)]
     return [z.float() for z in logits]
+
+
+def with_own_loss(model: nn.Module, loss: Tensor) -> Tensor:
+    """Add to a batch's loss what the network itself has to add, see ``ExitNetwork.own_loss``."""
+    own = model.own_loss() if isinstance(model, ExitNetwork) else None
+    return loss if own is None else loss + own
 
 
 def mean_over_exits(model: nn.Module, inputs: Tensor, loss: Callable[[Tensor], Tensor]) -> Tensor:

@@ -34,10 +34,15 @@ def imported(nodes):
     return names
 
 
+def for_types(node):
+    """Tell whether a node is read by type checkers alone."""
+    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+
+
 def outside_functions(tree):
     """Yield the nodes that run when the module is imported."""
     for node in ast.iter_child_nodes(tree):
-        if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+        if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)) and not for_types(node):
             yield node
             yield from outside_functions(node)
 

@@ -22,7 +22,7 @@ from models.elastic.network import ElasticDesign, ExitNetwork, Shape, class_outp
 from protocol.errors import SettingsError
 
 if TYPE_CHECKING:
-    from transformers import BertConfig, BertModel
+    from transformers import BertConfig
 
 FAMILY = "bert"
 PADDING = 0
@@ -112,7 +112,9 @@ class ElasticBert(ExitNetwork):
         return logits
 
     def _encode(self, inputs: Tensor, **options: bool) -> Any:  # noqa: ANN401 - the library's own record
-        return self.bert(input_ids=inputs, attention_mask=(inputs != PADDING).long(), **options)
+        # A tensor without values has no padding that could be looked for.
+        mask = None if inputs.is_meta else (inputs != PADDING).long()
+        return self.bert(input_ids=inputs, attention_mask=mask, **options)
 
 
 @dataclass(frozen=True)
@@ -168,7 +170,7 @@ def build_bert(
 
 
 def preset(layers: int) -> tuple[Shape, ...]:
-    """Return ScaleFL's levels for a depth: its shares of the layers, rounded up; fewer for a shallower one."""
+    """Return ScaleFL's levels for a depth, its shares of the layers; fewer for a shallow network."""
     exits: list[int] = []
     for share, of in reversed(DEPTH_SHARES):
         exits.insert(0, min(-(-share * layers // of), exits[0] - 1 if exits else layers))
@@ -216,7 +218,7 @@ def _in_parts(name: str, size: int, parts: int) -> Channels:
     return reduce(add, (Channels.of(f"{name}.{part}", size // parts) for part in range(parts)))
 
 
-def _state_axes(bert: "BertModel", configuration: "BertConfig") -> Channels:
+def _state_axes(bert: Any, configuration: "BertConfig") -> Channels:  # noqa: ANN401
     """Name the channels of all parameters of the encoder, and return those of the residual stream."""
     parts = configuration.num_attention_heads
     hidden = _in_parts("hidden", configuration.hidden_size, parts)
@@ -311,9 +313,10 @@ def _weights_of(place: str, layers: int) -> Mapping[str, Tensor]:
     setting = f'pretrained = "{place}"'
     try:
         with torch.random.fork_rng(devices=[]):  # the library draws what a checkpoint lacks
-            model, report = BertModel.from_pretrained(
+            read: Any = BertModel.from_pretrained(
                 _expanded(place), dtype=torch.float32, output_loading_info=True
             )
+            model, report = read
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise SettingsError(f"{setting}: no weights can be read there ({error})") from error
     missing = set(report["missing_keys"])

@@ -48,7 +48,7 @@ Axes = tuple[Channels | None, ...]
 
 
 def axes_of(model: nn.Module) -> dict[str, Axes]:
-    """Return the axes of every parameter that an elastic network learns, by the parameter's name.
+    """Return the axes of every parameter that is an elastic network's own, by the parameter's name.
 
     Raises
     ------
@@ -60,12 +60,26 @@ def axes_of(model: nn.Module) -> dict[str, Axes]:
     for prefix, module in model.named_modules():
         stated: Mapping[str, Axes] = getattr(module, "axes", {})
         axes.update({f"{prefix}.{name}" if prefix else name: of for name, of in stated.items()})
-    learned = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    for name, parameter in learned:
+    own = run_parameters(model)
+    for name, parameter in own.items():
         if name not in axes:
             raise ValueError(f"parameter {name!r} states no axes; build it of models.elastic.layers")
         _require_fit(name, tuple(parameter.shape), axes[name])
-    return {name: axes[name] for name, _ in learned}
+    return {name: axes[name] for name in own}
+
+
+def run_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the parameters that belong to a run, by name: those that learn, and those that it carries.
+
+    A module names the latter in ``carried``: no step changes them, but the server does, between rounds.
+    """
+    carried = {
+        f"{prefix}.{name}"
+        for prefix, module in model.named_modules()
+        for name in getattr(module, "carried", ())
+    }
+    named = model.named_parameters()
+    return {name: parameter for name, parameter in named if parameter.requires_grad or name in carried}
 
 
 def _require_fit(name: str, shape: tuple[int, ...], axes: Axes) -> None:

@@ -1,6 +1,6 @@
 """The mean of unequal submodels, coordinate by coordinate, taken as they arrive."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor
@@ -23,9 +23,13 @@ class SliceMean:
     whole
         The network's parameters before the round, by name: floating-point CPU tensors. They are read
         again at the end, and never changed.
+    padded
+        Names of parameters in which a coordinate that a submodel lacks, of a parameter that it has, counts
+        as zero.
     """
 
-    def __init__(self, whole: Mapping[str, Tensor]) -> None:
+    def __init__(self, whole: Mapping[str, Tensor], padded: Collection[str] = ()) -> None:
+        self._padded = frozenset(padded)
         self._whole = whole
         self._sums = {name: torch.zeros(like.shape, dtype=torch.float64) for name, like in whole.items()}
         self._weights: dict[int, tuple[SliceMap, int]] = {}
@@ -78,7 +82,7 @@ class SliceMean:
         weights = torch.zeros_like(total)
         for where, weight in self._weights.values():
             if name in where:
-                weights[where.places(name)] += weight
+                weights[... if name in self._padded else where.places(name)] += weight
         mean = (total / weights).to(before.dtype)
         return torch.where(weights > 0, mean, before)
 

@@ -54,6 +54,10 @@ class ExitNetwork(nn.Module, ABC):
         """Map a batch to the last exit's logits ``(batch, classes)``."""
         return self.exits(inputs)[-1]
 
+    def own_loss(self) -> Tensor | None:
+        """Return what the last batch in training adds to the loss, once; most networks add nothing."""
+        return None
+
 
 class ElasticNetwork(ExitNetwork):
     """A stem, blocks, and a head after some of the blocks.

@@ -1,6 +1,7 @@
 """Which part of a network a submodel is: index maps, and how a part is cut out."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from copy import copy
 from itertools import zip_longest
 from typing import Literal
 
@@ -94,6 +95,12 @@ class SliceMap:
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._indices)
+
+    def only(self, names: Collection[str]) -> "SliceMap":
+        """Return where some of the parameters lie."""
+        some = copy(self)
+        some._indices = {name: places for name, places in self._indices.items() if name in names}
+        return some
 
     def places(self, name: str) -> tuple[Index, ...]:
         """Return an index into the whole parameter that selects the part's, in its shape."""

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from data import in_batches
-from models import learned_state, load_learned_state
+from models import load_learned_state, trained_state
 from models.elastic import ExitNetwork, forget_statistics, recalibrate
 from models.elastic.norms import CALIBRATION_BATCH
 from protocol.errors import MessageError
@@ -27,7 +27,7 @@ from strategies.scalefl.loss import (
 )
 from strategies.scalefl.submodels import Submodels
 from strategies.scalefl.variants import VARIANTS
-from strategies.training import all_exits
+from strategies.training import all_exits, with_own_loss
 
 
 class SubmodelClient:
@@ -48,7 +48,7 @@ class SubmodelClient:
         forget_statistics(model)
         train_locally(model, self._client, request.round, self._loss(request.round))
         return SliceReply(
-            **vars(before), trained_on=len(train), weights=learned_state(model), level=request.level
+            **vars(before), trained_on=len(train), weights=trained_state(model), level=request.level
         ).to_record()
 
     def state_digests(self) -> list[bytes]:
@@ -82,8 +82,10 @@ class SubmodelClient:
         def loss(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
             logits = all_exits(model, inputs)
             if self._variant.exits == "last":
-                return class_loss(logits[-1], targets)
-            return exits_loss(logits, targets, weight, settings.temperature, class_loss)
+                learned = class_loss(logits[-1], targets)
+            else:
+                learned = exits_loss(logits, targets, weight, settings.temperature, class_loss)
+            return with_own_loss(model, learned)
 
         return loss
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from data import Samples
 from models.elastic import ExitNetwork
 from protocol.messages import Evaluation
+from strategies.grading import ExitGrades
 from strategies.metrics import MetricName, mean
 from strategies.precision import FLOAT32, Arithmetic
 from strategies.training import exit_logits, score_logits
@@ -30,14 +31,21 @@ class ExitScores:
     """Accuracy of the mean of the exits' probabilities."""
     early: tuple[Mapping[str, float], ...]
     """By threshold: accuracy, and mean multiply-adds an image, of answering at the first sure exit."""
+    grades: ExitGrades | None = None
+    """What else is told of ordered classes; None if their order means nothing."""
 
     def as_details(self) -> dict[str, Any]:
         """Return the figures as a round's line holds them."""
-        return {
+        details = {
             "exits": list(self.exits),
             "ensemble": self.ensemble,
             "early_exit": [dict(point) for point in self.early],
         }
+        return details if self.grades is None else details | {"grades": self.grades.as_details()}
+
+    def grades_of_last(self) -> dict[str, Any]:
+        """Return what a level's entry holds of the last exit's grades; nothing without any."""
+        return {} if self.grades is None else {"grades": self.grades.exits[-1].as_details()}
 
 
 def score_exits(
@@ -58,7 +66,7 @@ def score_exits(
     flops
         Multiply-adds of one image up to each exit.
     metric
-        Found for the last exit.
+        Found for the last exit. With ``kappa`` classes are ordered, and all exits are graded.
     arithmetic
         Of the network's layers.
     """
@@ -71,6 +79,7 @@ def score_exits(
         tuple(_share(exit_) for exit_ in right),
         _share(together),
         tuple(early_exit(probabilities, test.targets, flops, threshold) for threshold in THRESHOLDS),
+        ExitGrades.of(probabilities, test.targets) if metric == "kappa" else None,
     )
 
 

@@ -8,13 +8,14 @@ from flwr.app import RecordDict
 from torch import Tensor
 
 from data import Samples
-from models import learned_state, load_learned_state
-from models.elastic import ExitNetwork, SliceMap, SliceMean, has_norms
+from models import corruption, learned_state, load_learned_state
+from models.elastic import ExitNetwork, SliceMap, has_norms
 from protocol.errors import MessageError
 from protocol.messages import Evaluation, HelloReply, SliceReply, SliceRequest
 from strategies.method import Incoming, MethodState, Outgoing, Score, ServerSide
 from strategies.metrics import figures
 from strategies.scalefl.evaluation import mean_evaluation, score_exits
+from strategies.scalefl.lora_merging import merging_of
 from strategies.scalefl.submodels import Submodels
 
 log = logging.getLogger("flwr")
@@ -34,7 +35,7 @@ class SubmodelServer:
         self._model = self._submodels.build(self._submodels.plan.whole)
         self._levels: dict[str, int] = {}
         self._round = 0
-        self._mean = SliceMean(self._weights())
+        self._mean = merging_of(server.settings, self._weights(), 0)
         self._asked: dict[str, tuple[int, SliceMap]] = {}
         self._log_levels()
 
@@ -44,7 +45,7 @@ class SubmodelServer:
         """Send each client the submodel of its level."""
         self._round = round
         weights = self._weights()
-        self._mean = SliceMean(weights)
+        self._mean = merging_of(self._server.settings, weights, round)
         self._asked = {}
         written: dict[int, Outgoing] = {}
         for client in clients:
@@ -61,9 +62,8 @@ class SubmodelServer:
         """Add a client's submodel to the running mean."""
         reply = SliceReply.from_record(content)
         evaluation = reply.evaluation
-        for name, tensor in reply.weights.items():
-            if not tensor.isfinite().all():
-                raise MessageError(f"weights {name!r}: not all values are finite")
+        if found := corruption(reply.weights):
+            raise MessageError(found)
         if round == self._round:
             self._add(client, reply)
         return Incoming(evaluation, _bytes(reply.weights))
@@ -112,7 +112,9 @@ class SubmodelServer:
             scores = score_exits(submodel, test, flops, metric, self._server.arithmetic)
             results.append(scores.last)
             numbers = {"examples": scores.last.examples, "ensemble": scores.ensemble}
-            levels.append({"level": level, **figures(scores.last, metric), **numbers})
+            levels.append(
+                {"level": level, **figures(scores.last, metric), **numbers, **scores.grades_of_last()}
+            )
             if shape == plan.whole and len(shape.exits) > 1:
                 details |= scores.as_details()
         return Score(mean_evaluation(results), details)

@@ -237,3 +237,12 @@ def test_a_real_node_keeps_its_state_where_its_config_says(tmp_path: Path) -> No
 def test_an_experiment_that_would_lead_out_of_the_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(MessageError, match="is not a plain name"):
         simulated({"output-dir": str(tmp_path)}).method(HelloRequest("../../etc").to_record())
+
+
+# --- a checkpoint --------------------------------------------------------------------------------
+
+
+def test_a_node_that_keeps_the_checkpoint_elsewhere_begins_with_it_from_there() -> None:
+    run = {"pretrained": "owner/vlm"}
+    assert simulated(run, 0).run.pretrained == "owner/vlm"
+    assert node(run, **REAL, model_path="/srv/vlm").run.pretrained == "/srv/vlm"

@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import json
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +47,21 @@ def parquet(folder, name="table.parquet", **columns):
 def csv(folder, text, name="table.csv"):
     path = Path(folder) / name
     path.write_bytes(gzip.compress(text.encode()) if name.endswith(".gz") else text.encode())
+    return path
+
+
+def image_files(folder, pngs=PNGS):
+    """Write a file an image, and return their names."""
+    names = [f"{row}.png" for row in range(len(pngs))]
+    for name, png in zip(names, pngs, strict=True):
+        (Path(folder) / name).write_bytes(png)
+    return names
+
+
+def objects(folder, rows, name="instructions.json"):
+    """Write objects as a list, or one a line."""
+    path = Path(folder) / name
+    path.write_text("\n".join(map(json.dumps, rows)) if name.endswith(".jsonl") else json.dumps(rows))
     return path
 
 

@@ -159,6 +159,79 @@ def test_a_row_without_a_label_is_refused(cells, kind):
         targets(Classes.declared("2"), cells, kind)
 
 
+# --- captions ------------------------------------------------------------------------------------
+
+
+def of_captions(classes, cells, kind=None):
+    return classes.targets(table(cells, kind), "y", WHERE, captions=True).tolist()
+
+
+def test_a_caption_is_of_the_one_class_whose_label_it_holds():
+    captions = ["KL 2", "The KL grade is 0.", "4", "Grade 1, doubtful"]
+    assert of_captions(Classes.declared("5"), captions) == [2, 0, 4, 1]
+
+
+def test_a_caption_that_is_a_label_is_that_label_whatever_else_it_holds():
+    assert of_captions(Classes.declared("0,1,grade 0 or 1"), ["grade 0 or 1", "0"]) == [2, 0]
+
+
+def test_a_caption_may_hold_several_labels_of_one_class():
+    classes = Classes.declared("0|healthy,1|ill")
+    assert of_captions(classes, ["Healthy, grade 0.", "grade 1: ill"]) == [0, 1]
+
+
+def test_numbers_among_captions_are_labels_as_ever():
+    assert of_captions(Classes.declared("3"), [2, 0, 1]) == [2, 0, 1]
+
+
+def test_a_caption_of_no_class_is_refused_by_row_caption_and_classes():
+    with pytest.raises(DataError) as error:
+        of_captions(Classes.declared("5"), ["KL 2", "KL 7"])
+    assert str(error.value) == (
+        "data.source = \"/x\", row 1: label 'KL 7' is none of the 5 classes 0, 1, 2, 3, 4 (data.classes can "
+        "name them), and names none"
+    )
+
+
+def test_a_caption_of_several_classes_is_refused_with_all_of_them():
+    expected = r"row 0: label 'between 3 and 2' is none of the 5 classes .*, and names several: 2, 3$"
+    with pytest.raises(DataError, match=expected):
+        of_captions(Classes.declared("5"), ["between 3 and 2"])
+
+
+def test_of_a_long_caption_the_beginning_is_shown():
+    with pytest.raises(DataError) as error:
+        of_captions(Classes.declared("5"), ["A knee " * 200])
+    assert "label 'A knee A knee " in str(error.value)
+    assert len(str(error.value)) < 400
+
+
+@pytest.mark.parametrize("cells", [["KL 0", ""], ["KL 0", None]])
+def test_an_empty_caption_is_refused(cells):
+    with pytest.raises(DataError, match=r"row 1: column 'y' holds no label$"):
+        of_captions(Classes.declared("2"), cells)
+
+
+def test_labels_that_are_no_captions_are_matched_whole():
+    with pytest.raises(DataError, match=r"label 'not ill' is none of the 2 classes well, ill \(.*\)$"):
+        targets(Classes.declared("well,ill"), ["not ill"])
+
+
+def test_labels_that_a_columns_type_names_are_no_captions():
+    with pytest.raises(DataError, match=r"label 'KL 0' is none of the 3 classes"):
+        of_captions(Classes.declared("3"), [0, 1], ClassLabel(names=["KL 0", "KL 1"]))
+
+
+def test_the_log_tells_how_captions_were_read_and_nothing_of_plain_labels(caplog):
+    caplog.set_level("INFO", "flwr")
+    of_captions(Classes.declared("3"), ["0", "2"])
+    assert caplog.records == []
+    of_captions(Classes.declared("3"), ["0", "KL 2", "KL 1"])
+    assert [record.message for record in caplog.records] == [
+        "data.source = \"/x\": 2 captions are of the class whose label they hold, as row 1, 'KL 2', of 2"
+    ]
+
+
 # --- cells ---------------------------------------------------------------------------------------
 
 

@@ -7,6 +7,8 @@ import torch
 from PIL import Image
 
 from data.federation import load_client_data, load_public_pool, load_server_test, load_shared
+from data.texts import TextForm
+from data.tokenisers import read as read_tokens
 from protocol.errors import DataError
 from tests.data.numbered import clients_of, numbered_parquet, numbers, run_settings, sides
 from tests.data.on_disk import COLOUR, csv, encoded, image_parquet
@@ -170,14 +172,18 @@ def test_a_table_is_scaled_by_the_pool_alone(tmp_path):
 
 
 def test_texts_reach_everyone_as_they_are(tmp_path):
-    path = csv(tmp_path, "text,label\n" + "".join(f"text {row},{row % 2}\n" for row in range(60)))
+    known = "0 1 2 3 4 5 6 7 8 9"  # so that whichever texts are the pool, all digits are pieces
+    path = csv(
+        tmp_path, "text,label\n" + "".join(f"{row // 10} {row % 10} {known},{row % 2}\n" for row in range(60))
+    )
     run = run_settings(path)
     held = [load_public_pool(run), load_server_test(run)]
     held += [part for client in clients_of(run, 2) for part in (client.train, client.test)]
-    texts = [text for part in held for text in part.inputs.texts]
-    assert sorted(texts) == sorted(f"text {row}" for row in range(60))
-    for part in held[1:]:
-        assert part.targets.tolist() == [int(text.split()[1]) % 2 for text in part.inputs.texts]
+    read = read_tokens(TextForm.from_facts(load_shared(run).facts()["input"]).tokeniser, 64)
+    texts = [[text[:3] for text in read.decode_batch(part.inputs.tokens.tolist())] for part in held]
+    assert sorted(itertools.chain(*texts)) == sorted(f"{row // 10} {row % 10}" for row in range(60))
+    for part, own in zip(held[1:], texts[1:], strict=True):
+        assert part.targets.tolist() == [int(text[-1]) % 2 for text in own]
 
 
 @pytest.mark.parametrize("kind", ["images", "table", "texts"])
@@ -189,7 +195,8 @@ def test_the_facts_of_every_kind_are_json(kind, path, tmp_path):
     facts = json.loads(json.dumps(load_shared(run_settings(path)).facts(), allow_nan=False))
     assert facts["classes"] == (["0", "1"] if kind == "texts" else ["0", "1", "2"])
     assert facts["public pool"]["size"] == 20
-    assert facts["input"]["shape"] == {"images": [1, 3, 2], "table": [4], "texts": []}[kind]
+    shapes = {"images": [1, 3, 2], "table": [4], "texts": [64, 6]}  # four marks and two letters
+    assert facts["input"]["shape"] == shapes[kind]
 
 
 def test_only_the_first_samples_are_used_if_asked(path):

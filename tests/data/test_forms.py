@@ -4,13 +4,13 @@ import pandas as pd
 import pytest
 import torch
 
-from data.forms import fit_form, inputs_of
+from data.forms import digest_of, fit_form, inputs_of
 from data.images import in_memory
 from data.sources import Source
 from data.tables import Table
 from data.texts import Texts
 from protocol.errors import DataError
-from protocol.settings import DataSettings
+from protocol.settings import DataSettings, TextSettings
 
 ALL = torch.arange(3)
 PIXELS = torch.tensor([0, 51, 255], dtype=torch.uint8).reshape(3, 1, 1, 1)
@@ -51,6 +51,14 @@ def test_the_form_found_on_some_rows_makes_inputs_of_others(content):
     inputs = inputs_of(source(content), torch.tensor([2, 0]), form)
     assert len(inputs) == 2
     assert inputs.shape == form.shape
+
+
+def test_texts_are_fingerprinted_with_what_they_become():
+    texts, short = CONTENTS["texts"], TextSettings(length=4)
+    forms = [fit_form(source(texts), ALL, DataSettings(), text) for text in (TextSettings(), short)]
+    assert digest_of(source(texts), ALL, forms[0]) != texts.digest(ALL)
+    images = CONTENTS["images"]
+    assert digest_of(source(images), ALL, form_of(images)) == images.digest(ALL)
 
 
 # --- what is refused -----------------------------------------------------------------------------

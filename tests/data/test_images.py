@@ -97,6 +97,56 @@ def test_every_kind_of_image_becomes_grey_or_colour(mode, channels):
     assert np.array_equal(as_image(images.pixels[1]), expected)
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(("mode", "kind"), [("CMYK", "TIFF"), ("CMYK", "JPEG"), ("YCbCr", "TIFF")])
+def test_colours_of_printers_and_cameras_become_grey_or_colour(mode, kind, channels):
+    content = encoded(COLOUR[1], mode, kind)
+    images = prepared([content], Conversion(channels=channels))
+    expected = Image.open(io.BytesIO(content)).convert("L" if channels == 1 else "RGB")
+    assert np.array_equal(as_image(images.pixels[0]), expected)
+
+
+def test_pixels_that_pillow_converts_wrongly_are_refused_by_name(caplog):
+    """It takes the colours of CIE's LAB for others, and makes no grey of them at all."""
+    file = io.BytesIO()
+    Image.frombytes("LAB", (4, 5), COLOUR[1].tobytes()).save(file, "TIFF")
+    assert prepared([PNGS[0], file.getvalue()], max_bad=0.5).kept.tolist() == [0]
+    assert "row 1: ValueError: its pixels are LAB, they must be one of 1, L, LA, P, PA, RGB, " in caplog.text
+
+
+def test_a_palette_of_greys_has_the_greys_it_stands_for():
+    palette = Image.fromarray(GREY[1]).convert("P")
+    file = io.BytesIO()
+    palette.save(file, "PNG")
+    images = prepared([file.getvalue()], Conversion(channels=1))
+    assert torch.equal(images.pixels[0, 0], torch.from_numpy(GREY[1]))
+
+
+def test_transparency_is_dropped_and_what_lies_beneath_kept():
+    layers = np.concatenate([COLOUR[1], np.full((5, 4, 1), 7, dtype=np.uint8)], axis=2)
+    images = prepared([encoded(layers)])
+    assert torch.equal(images.pixels[0], torch.from_numpy(COLOUR[1]).permute(2, 0, 1))
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I;16B", "I", "F"])
+def test_an_x_ray_of_more_than_8_bits_is_refused_by_name_and_never_cut_off_at_white(mode):
+    """A detector's 12 bits: nearly all of them lie above 255."""
+    twelve_bits = np.linspace(0, 4095, 20).astype(np.float32 if mode == "F" else np.uint16).reshape(5, 4)
+    if mode == "I;16B":
+        image = Image.frombytes(mode, (4, 5), twelve_bits.astype(">u2").tobytes())
+    else:
+        image = Image.fromarray(twelve_bits.astype(np.int32) if mode == "I" else twelve_bits)
+    assert image.mode == mode
+    file = io.BytesIO()
+    image.save(file, "TIFF")
+    expected = (
+        r'data\.source = "/x": none of the first 1 images can be read: row 0: ValueError: its pixels are '
+        rf"{mode}, they must have 8 bits: scale them to 0\.\.255, "
+    )
+    with pytest.raises(DataError, match=expected):
+        prepared([file.getvalue()])
+
+
 @pytest.mark.parametrize("mode", ["I;16", "F"])
 def test_an_image_of_more_than_8_bits_is_unreadable_for_that_reason(mode, caplog):
     if mode == "F":

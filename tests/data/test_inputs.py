@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data import inputs as module
-from data.inputs import PixelInputs, TensorInputs, TextInputs, in_batches
+from data.inputs import PixelInputs, TensorInputs, TokenInputs, in_batches
 
 PIXELS = torch.randint(256, (9, 3, 4, 5), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
 ROWS = torch.tensor([8, 2, 2, 5, 0, 7])
@@ -49,7 +49,7 @@ def test_a_batch_of_numbers_is_the_rows_asked_for():
 def test_inputs_know_their_number_and_the_shape_of_one():
     assert (len(pixel_inputs()), pixel_inputs().shape) == (6, (3, 4, 5))
     assert (len(tensor_inputs()), tensor_inputs().shape) == (6, (2,))
-    assert (len(TextInputs(("a", "b"))), TextInputs(("a", "b")).shape) == (2, ())
+    assert (len(token_inputs()), token_inputs().shape) == (3, (6, 50))
 
 
 @given(count=st.integers(1, 60), most=st.integers(1, 20))
@@ -126,16 +126,27 @@ def test_batches_on_a_gpu_are_those_on_the_cpu(make, small, monkeypatch):
 # --- texts ---------------------------------------------------------------------------------------
 
 
-def test_texts_refuse_to_be_a_tensor():
-    with pytest.raises(TypeError, match="tokenises"):
-        TextInputs(("a", "b"))[torch.tensor([0])]
+def token_inputs():
+    """Three texts of 4, 2 and 3 tokens."""
+    tokens = torch.tensor([[2, 9, 8, 3], [2, 3, 0, 0], [2, 7, 3, 0]], dtype=torch.int32)
+    return TokenInputs(tokens, torch.tensor([4, 2, 3]), (6, 50))
+
+
+def test_a_batch_of_texts_is_as_long_as_its_longest():
+    batch = token_inputs()[torch.tensor([2, 1])]
+    assert batch.dtype == torch.int64
+    assert batch.tolist() == [[2, 7, 3], [2, 3, 0]]
 
 
 def test_texts_are_taken_in_the_order_asked_for():
-    assert TextInputs(("a", "b", "c")).take(torch.tensor([2, 0, 0])).texts == ("c", "a", "a")
+    taken = token_inputs().take(torch.tensor([1, 0, 1]))
+    assert taken[torch.arange(3)].tolist() == [[2, 3, 0, 0], [2, 9, 8, 3], [2, 3, 0, 0]]
+    assert taken.take(torch.tensor([0]))[torch.tensor([0])].tolist() == [[2, 3]]
+    assert taken.shape == (6, 50)
 
 
-def test_texts_say_which_device_their_tokens_belong_on():
-    moved = TextInputs(("a",)).to("meta")
-    assert (moved.texts, moved.device) == (("a",), torch.device("meta"))
+def test_texts_move_to_a_device_and_their_lengths_stay():
+    moved = token_inputs().to("meta")
+    assert moved.device == torch.device("meta")
+    assert moved[torch.tensor([1])].shape == (1, 2)
     assert moved.take(torch.tensor([0])).device == torch.device("meta")

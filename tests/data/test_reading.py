@@ -39,6 +39,16 @@ def test_a_csv_file_is_read_packed_or_not(name, tmp_path):
     assert rows.table["b"][:] == ["x", "y", "z"]
 
 
+@pytest.mark.parametrize("name", ["table.json", "table.jsonl"])
+def test_a_json_file_is_read(name, tmp_path):
+    lines = ['{"a": 1, "b": "x"}', '{"a": 2, "b": "y"}']
+    (tmp_path / name).write_text("\n".join(lines) if name.endswith("l") else f"[{','.join(lines)}]")
+    rows = read(tmp_path / name)
+    assert (rows.table["a"][:], rows.table["b"][:], rows.folder) == ([1, 2], ["x", "y"], tmp_path)
+    with pytest.raises(DataError, match="has no splits, so none can be named after #"):
+        read(f"{tmp_path / name}#test")
+
+
 @pytest.mark.parametrize("of_a_folder", [True, False])
 def test_a_csv_file_may_have_gaps_and_fractions_after_many_whole_numbers(of_a_folder, tmp_path):
     path = csv(tmp_path, "a,b\n" + "1,2\n" * 20_000 + ",2\n0.5,2\n")
@@ -151,7 +161,8 @@ def test_a_recipes_placeholder_says_where_to_get_the_data():
 
 def test_a_file_of_another_kind_is_refused_with_the_kinds_that_are_read(tmp_path):
     (tmp_path / "table.xlsx").write_text("")
-    with pytest.raises(DataError, match=r"a folder, or a file that ends in \.parquet, \.csv or \.csv\.gz"):
+    kinds = r"a folder, or a file that ends in \.parquet, \.csv, \.csv\.gz, \.json or \.jsonl$"
+    with pytest.raises(DataError, match=kinds):
         read(tmp_path / "table.xlsx")
 
 

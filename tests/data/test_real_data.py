@@ -98,7 +98,10 @@ def test_heart_disease_by_hospital():
 def test_texts(name, count, classes):
     run = run_settings(name)
     shared = load_shared(run)
-    assert (len(shared.source), len(shared.classes), shared.input_shape) == (count, classes, ())
+    assert (len(shared.source), len(shared.classes)) == (count, classes)
+    length, vocabulary = shared.input_shape
+    assert length == 64
+    assert 500 < vocabulary <= 4096
     assert samples_of(run, 3) == count
     assert all(isinstance(text, str) and text for text in shared.source.content.texts)
 

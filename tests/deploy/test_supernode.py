@@ -4,13 +4,15 @@ import inspect
 import re
 import sys
 from importlib.metadata import version
+from types import SimpleNamespace
 
 import pytest
-from flwr.app import Error, Message, RecordDict
+from flwr.app import ConfigRecord, Error, Message, RecordDict
 from flwr.client.grpc_rere_client import connection
 from flwr.common.constant import HEARTBEAT_MIN_INTERVAL, SubStatus
 from flwr.supercore import heartbeat
 from flwr.supercore.constant import TaskType
+from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
 from flwr.supercore.object_store import ObjectStoreFactory
 from flwr.supercore.task_identity import TaskIdentity
 from flwr.supernode import start_client_internal as node_loop
@@ -116,6 +118,75 @@ class TestPromptNodeState:
         task = self.start_task(state)
         state.get_messages(is_reply=False)
         assert state.finish_task(task, SubStatus.COMPLETED, "")
+        assert self.errors(state) == []
+
+    def begin_reply(self, state):
+        """Have the ClientApp fetch its message and announce a reply; return what is left to push."""
+        (message,) = state.get_messages(is_reply=False)
+        state.record_message_processing_start(message.metadata.message_id)
+        reply = Message(RecordDict({"fields": ConfigRecord({"loss": 0.5})}), reply_to=message)
+        reply.metadata.__dict__["_message_id"] = reply.object_id
+        parts = {name: part.deflate() for name, part in get_all_nested_objects(reply).items()}
+        session = state.start_session(RUN)
+        stored, missing = state.store_message_and_object_tree(reply, get_object_tree(reply), session)
+        assert stored
+        assert set(missing) == parts.keys()
+        return [(RUN, session, name, content) for name, content in parts.items()]
+
+    def test_a_reply_is_taken_when_all_of_it_is_there(self, state):
+        task = self.start_task(state)
+        parts = self.begin_reply(state)
+        for part in parts:
+            assert not state.get_messages(is_reply=True)
+            assert state.store_object(*part)
+        (reply,) = state.get_messages(is_reply=True)
+        assert not reply.has_error()
+        assert state.finish_task(task, SubStatus.COMPLETED, "")
+        assert not state.get_messages(is_reply=True)
+
+    def test_a_reply_whose_parts_are_all_known_is_taken_at_once(self, state):
+        self.start_task(state)
+        for part in self.begin_reply(state):
+            state.store_object(*part)
+        (reply,) = state.get_messages(is_reply=True)
+        state.delete_messages(message_ids=[reply.metadata.message_id])
+        session = state.start_session(RUN)
+        assert state.store_message_and_object_tree(reply, get_object_tree(reply), session) == (True, [])
+        assert state.get_messages(is_reply=True) == [reply]
+
+    @pytest.mark.parametrize(
+        ("ended", "said"),
+        [
+            (SubStatus.FAILED, "ClientApp stopped responding."),
+            (SubStatus.COMPLETED, "ClientApp ended amid its reply."),
+        ],
+    )
+    def test_one_that_ended_amid_its_reply_is_answered_for(self, state, ended, said):
+        task = self.start_task(state)
+        first, *_ = self.begin_reply(state)
+        assert state.store_object(*first)
+        assert state.finish_task(task, ended, "")
+        assert self.errors(state) == [said]
+        assert not state.store_object(*first), "what was begun is dropped"
+
+    def test_one_that_is_silent_amid_its_reply_is_answered_for(self, state):
+        self.begin_reply(state)
+        state._on_task_tokens_expired([SimpleNamespace(type=TaskType.CLIENT_APP, run_id=RUN)])
+        assert self.errors(state) == ["ClientApp stopped responding."]
+
+    def test_one_that_somebody_answers_for_amid_its_reply_is_answered_for_once(self, state):
+        task = self.start_task(state)
+        self.begin_reply(state)
+        (message,) = [
+            entry.message
+            for entry in state.msg_store.values()
+            if not entry.message.metadata.reply_to_message_id
+        ]
+        error = Message(Error(1, "killed"), reply_to=message)
+        error.metadata.__dict__["_message_id"] = error.object_id
+        state.store_message(error)
+        assert self.errors(state) == ["killed"]
+        assert state.finish_task(task, SubStatus.FAILED, "killed")
         assert self.errors(state) == []
 
 

@@ -25,7 +25,9 @@ from tests.support.faults import (
     emptied,
     failing,
     in_time,
+    keeping,
     late_by,
+    replaying,
     twice,
     with_field,
     without,
@@ -323,6 +325,26 @@ def test_a_reply_that_comes_twice_counts_once(tmp_path: Path) -> None:
     assert_same_weights(once.models / "server.safetensors", doubled.models / "server.safetensors")
     ups = [[line["bytes"]["wire_up"] for line in folder.rounds()] for folder in (once, doubled)]
     assert ups[1] == [2 * count for count in ups[0]]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"strategy": "scarlet"},
+        {"strategy": "dsfl"},
+        {"strategy": "individual"},
+        {"strategy": "fedavg"},
+        {"strategy": "scalefl", "model": "elastic-cnn"},
+    ],
+    ids=lambda changes: changes["strategy"],
+)
+def test_a_reply_of_an_earlier_round_that_is_sent_again_is_refused(
+    tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    kept: list[Any] = []
+    faults = {(1, 1): keeping(kept), (2, 1): replaying(kept)}
+    folder = run_quickly(tmp_path, faults=by_round(faults), num_rounds=3, **changes)
+    assert failures(folder) == {1: {}, 2: {"client-0001": "refused: it answers round 1, not round 2"}, 3: {}}
 
 
 # --- everything at once ------------------------------------------------------------------------

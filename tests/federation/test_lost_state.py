@@ -10,7 +10,7 @@ import pytest
 from protocol.messages import SoftLabelReply, SoftLabelRequest
 from tests.support.faults import by_round, then
 from tests.support.federation import grid_for, run_over, settings
-from tests.support.grid import InProcessGrid
+from tests.support.grid import InProcessGrid, read_reply
 
 LOST_AFTER = 3
 
@@ -37,7 +37,7 @@ def test_a_lost_state_is_found_out_at_once_and_mended_in_the_next_exchange(
     with caplog.at_level(logging.WARNING, "flwr"):
         grid = run_with_a_loss(tmp_path, **changes)
     _, lossy, _ = grid.nodes
-    replies = [SoftLabelReply.from_record(reply.content) for reply in grid.replies_of(lossy)]
+    replies = [read_reply(SoftLabelReply, reply) for reply in grid.replies_of(lossy)]
     requests = [SoftLabelRequest.from_record(request.content) for request in grid.requests_to(lossy)]
 
     warnings = [record.getMessage() for record in caplog.records]
@@ -54,6 +54,6 @@ def test_a_lost_state_is_found_out_at_once_and_mended_in_the_next_exchange(
 def test_a_client_that_lost_labels_says_how_many_it_misses(tmp_path: Path) -> None:
     grid = run_with_a_loss(tmp_path, public__subset_size=100)
     _, lossy, _ = grid.nodes
-    reply = SoftLabelReply.from_record(grid.replies_of(lossy)[LOST_AFTER].content)
+    reply = read_reply(SoftLabelReply, grid.replies_of(lossy)[LOST_AFTER])
     assert reply.lost
     assert reply.missing == 100

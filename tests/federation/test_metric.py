@@ -39,6 +39,19 @@ def test_a_metric_stands_wherever_accuracy_stands(name: str, tmp_path: Path) -> 
     assert all("metric" in level for level in [*line.get("levels", []), *line.get("clients_by_level", [])])
 
 
+def test_ordered_classes_are_graded_by_level_exit_and_together(tmp_path: Path) -> None:
+    changes = {"strategy": "scalefl", "model": "elastic-cnn", "data__metric": "kappa"}
+    folder = run_quickly(tmp_path, num_rounds=1, data__split="iid", **changes)
+
+    (line,) = folder.rounds()
+    figures = ["accuracy", "macro_f1", "mean_absolute_error", "kappa"]
+    graded = [level["grades"] for level in line["levels"]] + line["grades"]["exits"]
+    assert all(list(each) == figures for each in [*graded, line["grades"]["ensemble"]])
+    last = f"{100 * line['ensemble']:.1f} % {line['grades']['ensemble']['macro_f1']:.3f}"
+    assert f"whole network, exits together {last}" in words(folder)
+    assert "<h2>Grades</h2>" in folder.report_file.read_text()
+
+
 def test_a_run_without_a_metric_says_nothing_of_one(tmp_path: Path) -> None:
     folder = run_quickly(tmp_path, num_rounds=1)
     assert "metric" not in folder.rounds_file.read_text()

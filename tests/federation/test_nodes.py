@@ -20,7 +20,7 @@ from server_app.run_folder import RunFolder
 from strategies.scarlet.positions import Positions
 from tests.support.faults import Fault, by_round, dropped, failing, late_by, then
 from tests.support.federation import grid_for, run_over, settings
-from tests.support.grid import Delivery, FakeClock, InProcessGrid
+from tests.support.grid import Delivery, FakeClock, InProcessGrid, read_reply
 
 SLOWLY = late_by(2.0)
 """Time passes only while the server waits; nodes that take 2 s leave it time to look around."""
@@ -99,7 +99,7 @@ def test_a_node_that_joins_takes_part_from_the_next_round_on(tmp_path: Path) -> 
     assert [line["nodes"]["asked"] for line in folder.rounds()] == [2, 2, 3, 3, 3]
     assert asked_in(grid, late) == [3, 4, 5]
     assert grid.nodes[late].handled == [HELLO, TRAIN, TRAIN, TRAIN]
-    replies = [SoftLabelReply.from_record(reply.content) for reply in grid.replies_of(late)]
+    replies = [read_reply(SoftLabelReply, reply) for reply in grid.replies_of(late)]
     assert not any(reply.lost or reply.missing for reply in replies)
     assert grid.clock.now() < 2 * 5 + 1, "no round waited for the hello"
 
@@ -156,7 +156,7 @@ def test_a_node_that_comes_back_is_not_sent_what_it_holds(
         held |= sent
         assert used <= held
     assert len(held) > 90
-    replies = [SoftLabelReply.from_record(reply.content) for reply in grid.replies_of(after)]
+    replies = [read_reply(SoftLabelReply, reply) for reply in grid.replies_of(after)]
     assert not any(reply.lost or reply.missing for reply in replies)
 
 

@@ -214,3 +214,38 @@ def test_images_of_unequal_size_and_colour_become_alike(tmp_path: Path) -> None:
     assert folder.rounds()[-1]["nodes"]["answered"] == 3
     assert folder.rounds()[-1]["clients"]["accuracy"] > 0.9
     assert json.loads(folder.data_file.read_text())["input"]["shape"] == [1, 16, 16]
+
+
+def test_hospitals_learn_from_files_of_instructions(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Each has ScaleFL-med's file: the image's path, an instruction, and a caption that tells the grade."""
+    draw = np.random.default_rng(0)
+    for place in (*SITES, "pool", "test"):
+        rows = []
+        (tmp_path / place).mkdir()
+        for number in range(60):
+            grade = number % 3
+            pixels = draw.normal(40 + 80 * grade, 20, (8, 8)).clip(0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(tmp_path / place / f"{number}.png")
+            instruction = "Grade this knee." if number % 2 else "Which grade is it?"
+            rows.append(
+                {"image": f"{number}.png", "instruction": instruction, "caption": f"The KL grade is {grade}."}
+            )
+        (tmp_path / place / "instructions.json").write_text(json.dumps(rows))
+    files = {place: str(tmp_path / place / "instructions.json") for place in (*SITES, "pool", "test")}
+    changes: dict[str, Any] = {
+        "strategy": "scalefl",
+        "model": "elastic-cnn",
+        "data__classes": "0,1,2",
+        "data__metric": "kappa",
+        "data__test_source": files["test"],
+        "public__source": files["pool"],
+        "public__size": 60,
+        "train__learning_rate": 0.02,
+    }
+    nodes = {site: {"data-path": files[site], "level": 4} for site in SITES}
+    with caplog.at_level(logging.INFO, "flwr"):
+        folder, _ = run_hospitals(tmp_path, nodes, num_rounds=4, **changes)
+    line = folder.rounds()[-1]
+    assert line["nodes"]["answered"] == 3
+    assert line["levels"][-1]["grades"]["kappa"] > 0.6
+    assert "the 2 instructions of column 'instruction' are not used" in caplog.text

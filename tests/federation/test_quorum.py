@@ -10,7 +10,7 @@ from server_app.checkpoint import CheckpointStore
 from server_app.run_folder import RunFolder
 from tests.support.faults import by_round, dropped, failing
 from tests.support.federation import grid_for, run_over, run_quickly, settings, without_times
-from tests.support.grid import InProcessGrid, is_train
+from tests.support.grid import InProcessGrid, is_train, read_reply
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def test_clients_keep_step_with_the_server_over_a_silent_round(
 ) -> None:
     grid, _ = silent_round
     later = [reply for reply in grid.replies if is_train(reply) and reply.metadata.group_id > str(SILENT)]
-    replies = [SoftLabelReply.from_record(reply.content) for reply in later]
+    replies = [read_reply(SoftLabelReply, reply) for reply in later]
     assert len(replies) == 9
     assert all(reply.labels for reply in replies)
     assert not any(reply.lost or reply.missing for reply in replies)

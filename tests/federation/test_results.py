@@ -19,7 +19,7 @@ from server_app.run_folder import RunFolder
 from strategies.training import evaluate
 from tests.support.faults import by_round, dropped
 from tests.support.federation import grid_for, run_over, run_quickly, settings, without_times
-from tests.support.grid import InProcessGrid, is_train
+from tests.support.grid import InProcessGrid, is_train, read_reply
 
 CLIENTS, ROUNDS, CLASSES = 3, 4, 10
 
@@ -184,7 +184,7 @@ def test_paper_bytes_follow_from_what_was_requested_and_sent(tmp_path: Path) -> 
             if is_train(message) and message.metadata.group_id == number
         ]
         predicted = [
-            len(SoftLabelReply.from_record(message.content).labels or b"") // label
+            len(read_reply(SoftLabelReply, message).labels or b"") // label
             for message in grid.replies
             if is_train(message) and message.metadata.group_id == number
         ]
@@ -201,7 +201,7 @@ def test_three_networks_learn_together(folder: RunFolder, grid: InProcessGrid) -
     assert {file.stem for file in folder.models.iterdir()} == set(names)
     for name, network in names.items():
         assert load_weights(folder.models / f"{name}.safetensors")[1]["model"] == network
-    caches = {SoftLabelReply.from_record(reply.content).cache for reply in grid.replies[-CLIENTS:]}
+    caches = {read_reply(SoftLabelReply, reply).cache for reply in grid.replies[-CLIENTS:]}
     assert len(caches) == 1
 
 
@@ -224,7 +224,7 @@ def test_each_saved_client_scores_as_it_replied(
     data = load_client_data(run_settings, part, CLIENTS)
     model = build_model(network, data.test.input_shape, CLASSES, seed=0)
     model.load_state_dict(load_weights(folder.models / f"client-000{part}.safetensors")[0])
-    replied = SoftLabelReply.from_record(grid.replies_of(list(grid.nodes)[part])[-1].content)
+    replied = read_reply(SoftLabelReply, grid.replies_of(list(grid.nodes)[part])[-1])
     assert evaluate(model, data.test) == replied.evaluation
 
 

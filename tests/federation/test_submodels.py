@@ -21,7 +21,7 @@ from strategies.scalefl.evaluation import THRESHOLDS
 from strategies.scalefl.submodels import Submodels
 from tests.support.faults import by_round, dropped, late_by, then
 from tests.support.federation import grid_for, run_over, run_quickly, settings
-from tests.support.grid import FIRST_NODE, InProcessGrid, is_train
+from tests.support.grid import FIRST_NODE, InProcessGrid, is_train, read_reply
 
 NODES = 4
 CLASSES, IMAGES = 10, (1, 8, 8)
@@ -116,7 +116,7 @@ def test_no_message_of_a_small_level_holds_a_deeper_block_or_norm_statistics(run
     depth = submodels("scalefl").shape(1).depth
     assert depth < submodels("scalefl").plan.whole.depth
     both = [SliceRequest.from_record(message.content) for message in grid.requests_to(smallest)]
-    both += [SliceReply.from_record(message.content) for message in grid.replies_of(smallest)]
+    both += [read_reply(SliceReply, message) for message in grid.replies_of(smallest)]
     assert len(both) == 6
     for payload in both:
         numbers = {int(name.split(".")[1]) for name in payload.weights if name.startswith("blocks.")}

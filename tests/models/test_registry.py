@@ -8,14 +8,16 @@ from protocol.errors import SettingsError
 from protocol.values import MODEL_NAMES
 
 SHAPES = [(channels, side, side) for channels in (1, 3) for side in (8, 28, 32)]
+OF_TRANSFORMERS = ["elastic-bert", "elastic-bert-tiny", "elastic-vlm"]
+IMAGE_MODELS = [name for name in MODEL_NAMES if name not in OF_TRANSFORMERS]
 
 
 def test_every_name_that_settings_allow_has_a_builder_and_no_other():
-    assert sorted(["mlp", *MODEL_BUILDERS, *ELASTIC_DESIGNS]) == sorted(MODEL_NAMES)
+    assert sorted([*MODEL_BUILDERS, *ELASTIC_DESIGNS, *OF_TRANSFORMERS]) == sorted(MODEL_NAMES)
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("name", MODEL_NAMES)
+@pytest.mark.parametrize("name", IMAGE_MODELS)
 def test_images_become_finite_logits_and_every_parameter_gets_a_gradient(name, shape):
     model = build_model(name, shape, num_classes=7, seed=0)
     images = torch.rand(2, *shape, generator=torch.Generator().manual_seed(0))
@@ -28,7 +30,7 @@ def test_images_become_finite_logits_and_every_parameter_gets_a_gradient(name, s
     assert all(parameter.grad is not None for parameter in model.parameters())
 
 
-@pytest.mark.parametrize("name", MODEL_NAMES)
+@pytest.mark.parametrize("name", IMAGE_MODELS)
 def test_same_seed_gives_the_same_weights_and_another_seed_others(name):
     first, second, other = (build_model(name, (1, 8, 8), 10, seed).state_dict() for seed in (3, 3, 4))
 
@@ -36,7 +38,7 @@ def test_same_seed_gives_the_same_weights_and_another_seed_others(name):
     assert any(not torch.equal(first[key], other[key]) for key in first)
 
 
-@pytest.mark.parametrize("name", MODEL_NAMES)
+@pytest.mark.parametrize("name", IMAGE_MODELS)
 def test_weights_do_not_depend_on_the_global_generator_and_leave_it_alone(name):
     torch.manual_seed(1)
     first = build_model(name, (1, 8, 8), 10, seed=0).state_dict()
@@ -71,18 +73,34 @@ def test_a_row_of_a_table_becomes_logits_in_the_mlp():
     assert build_model("mlp", (13,), 2, seed=0)(torch.rand(4, 13)).shape == (4, 2)
 
 
-@pytest.mark.parametrize("name", [name for name in MODEL_NAMES if name != "mlp"])
+@pytest.mark.parametrize("name", [name for name in IMAGE_MODELS if name != "mlp"])
 def test_networks_for_images_refuse_the_rows_of_a_table(name):
     expected = rf"^model = '{name}': reads images, but the data are a table's rows; allowed is \"mlp\"$"
     with pytest.raises(SettingsError, match=expected):
         build_model(name, (13,), 2, seed=0)
 
 
-@pytest.mark.parametrize("name", MODEL_NAMES)
+@pytest.mark.parametrize("name", IMAGE_MODELS)
 def test_networks_for_numbers_refuse_texts(name):
-    expected = rf"^model = '{name}': reads .*, but the data are texts; allowed is a network that reads texts$"
+    expected = (
+        rf"^model = '{name}': reads .*, but the data are texts; allowed is \"elastic-bert\" or "
+        r"\"elastic-bert-tiny\"$"
+    )
     with pytest.raises(SettingsError, match=expected):
-        build_model(name, (), 2, seed=0)
+        build_model(name, (64, 4096), 2, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "message"),
+    [
+        ("elastic-bert-tiny", (1, 8, 8), "reads texts, but the data are images"),
+        ("elastic-bert-tiny", (13,), "reads texts, but the data are a table's rows"),
+        ("elastic-vlm", (64, 4096), "reads images, but the data are texts"),
+    ],
+)
+def test_networks_of_transformers_refuse_what_they_do_not_read(name, shape, message):
+    with pytest.raises(SettingsError, match=message):
+        build_model(name, shape, 2, seed=0)
 
 
 def test_parameters_are_counted_and_buffers_are_not():

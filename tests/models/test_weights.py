@@ -8,7 +8,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models import WeightedMean, build_model, load_weights, save_weights
+from models import (
+    WeightedMean,
+    build_model,
+    count_parameters,
+    learned_state,
+    load_learned_state,
+    load_weights,
+    save_weights,
+)
 from protocol.errors import ResumeError
 
 OLD = {"weight": torch.tensor([1.0, 2.0])}
@@ -281,3 +289,53 @@ def test_weight_below_one_is_refused(weight):
 def test_mean_of_nothing_is_refused():
     with pytest.raises(ValueError, match="no states"):
         WeightedMean(reference=OLD).mean()
+
+
+# --- what a network learns ---------------------------------------------------------------------------
+
+
+def partly_frozen():
+    network = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3), torch.nn.Linear(3, 1))
+    network[0].requires_grad_(False)
+    return network
+
+
+def test_of_a_network_that_learns_whole_all_parameters_and_buffers_are_its_own():
+    network = build_model("resnet20", (1, 8, 8), 3, seed=0)
+    assert learned_state(network).keys() == network.state_dict().keys()
+
+
+def test_of_a_network_with_frozen_parameters_those_that_learn_are_its_own():
+    network = partly_frozen()
+    assert set(learned_state(network)) == {"1.weight", "1.bias", "2.weight", "2.bias"}
+    assert count_parameters(network) == 3 + 3 + 3 + 1
+
+
+@pytest.mark.parametrize("make", [partly_frozen, lambda: build_model("resnet20", (1, 8, 8), 3, seed=1)])
+def test_what_a_network_learned_goes_into_another_and_leaves_the_rest(make):
+    source, target = make(), make()
+    with torch.no_grad():
+        for parameter in source.parameters():
+            parameter.add_(1)
+    before = {name: tensor.clone() for name, tensor in target.state_dict().items()}
+
+    load_learned_state(target, learned_state(source))
+
+    learned = learned_state(source)
+    for name, tensor in target.state_dict().items():
+        assert torch.equal(tensor, learned[name] if name in learned else before[name]), name
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda state: state.pop("2.bias"), "'2.bias': missing"),
+        (lambda state: state.update({"0.weight": torch.zeros(3, 2)}), "'0.weight': unexpected"),
+        (lambda state: state.update({"2.bias": torch.zeros(2)}), "2.bias"),
+    ],
+)
+def test_a_state_of_another_network_is_refused(change, message):
+    state = dict(learned_state(partly_frozen()))
+    change(state)
+    with pytest.raises(RuntimeError, match=message):
+        load_learned_state(partly_frozen(), state)

@@ -1,3 +1,4 @@
+import errno
 import os
 
 import pytest
@@ -35,6 +36,16 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, s
     with pytest.raises(OSError, match="no space left"):
         write_atomically(path, b"new")
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == {"settings.json": b"old"}
+
+
+def test_the_error_of_a_full_disk_names_the_file(tmp_path, monkeypatch):
+    def full(_descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=r"No space left on device.*state\.safetensors") as raised:
+        write_atomically(tmp_path / "state.safetensors", b"new")
+    assert raised.value.errno == errno.ENOSPC
 
 
 def test_the_old_file_is_whole_until_the_new_one_is_on_disk(tmp_path, monkeypatch):

@@ -27,6 +27,8 @@ from protocol.messages import (
     WeightsReply,
     WeightsRequest,
     experiment_of,
+    mark_reply,
+    unmark_reply,
 )
 
 PAYLOADS = (
@@ -358,3 +360,32 @@ def test_an_array_with_one_byte_changed_is_read_or_refused(place, difference):
     except MessageError:
         return
     assert isinstance(reply.weights["layer"], torch.Tensor)
+
+
+# --- the round that a reply answers -------------------------------------------------------------------
+
+REQUEST = LocalRequest("experiment", 7).to_record()
+REPLIES = [kind for kind in PAYLOADS if kind.__name__.endswith("Reply") and kind is not HelloReply]
+
+
+@pytest.mark.parametrize("kind", REPLIES)
+def test_a_reply_of_the_round_comes_out_as_it_was(kind):
+    reply = some(kind).to_record()
+    assert unmark_reply(mark_reply(reply, REQUEST), 7) == reply
+
+
+def test_a_reply_of_another_round_is_refused():
+    reply = mark_reply(some(LocalReply).to_record(), REQUEST)
+    with pytest.raises(MessageError, match="it answers round 7, not round 9"):
+        unmark_reply(reply, 9)
+
+
+def test_a_reply_of_no_round_is_refused():
+    with pytest.raises(MessageError, match="it answers round None, not round 7"):
+        unmark_reply(some(LocalReply).to_record(), 7)
+
+
+@pytest.mark.parametrize("record", [RecordDict(), HelloRequest("experiment").to_record()])
+def test_only_what_a_round_asks_for_is_marked(record):
+    with pytest.raises(MessageError):
+        mark_reply(some(LocalReply).to_record(), record)

@@ -90,7 +90,7 @@ def test_a_file_says_what_it_holds(folder: RunFolder, tmp_path: Path) -> None:
         "level": 2,
         "width": shape.width,
         "exits": list(shape.exits),
-        "image_shape": [1, 8, 8],
+        "input_shape": [1, 8, 8],
         "num_classes": 10,
         "experiment": folder.experiment,
         "round": 2,

@@ -102,6 +102,7 @@ def spoiled(**tensors):
 BAD = {
     "NaN": {"weights": spoiled(**{"1.bias": torch.tensor([0, float("nan"), 0])})},
     "infinite": {"weights": spoiled(**{"1.bias": torch.tensor([0, float("-inf"), 0])})},
+    "flipped bits": {"weights": spoiled(**{"1.bias": torch.tensor([0, -1e30, 0])})},
     "another shape": {"weights": spoiled(**{"1.bias": torch.zeros(4)})},
     "another shape of the same size": {"weights": spoiled(**{"1.weight": torch.zeros(4, 3)})},
     "another type": {"weights": spoiled(**{"1.bias": torch.zeros(3, dtype=torch.float64)})},

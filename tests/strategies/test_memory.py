@@ -184,7 +184,7 @@ def test_memory_too_small_for_the_weights_themselves_is_told_too(monkeypatch):
     def no_room(*_, **__):
         raise torch.OutOfMemoryError(CUDA_SAYS)
 
-    monkeypatch.setattr("strategies.training.sgd", no_room)
+    monkeypatch.setattr("strategies.optimizers.sgd", no_room)
     with pytest.raises(MemoryShortageError, match="out of memory even at batch 8"):
         train(linear_network(0), random_samples(8))
 

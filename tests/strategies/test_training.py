@@ -10,6 +10,7 @@ from torch import nn
 
 from data import Samples, batches
 from data.inputs import TensorInputs
+from protocol.errors import SettingsError
 from protocol.randomness import torch_generator
 from protocol.settings import TrainSettings
 from strategies.training import EVALUATION_BATCH, evaluate, fit, learning_rate, predict
@@ -103,6 +104,15 @@ def test_fit_trains_in_train_mode():
 @pytest.mark.parametrize(
     ("learning_rate", "epochs"), [(1e3, 20), (3e38, 1)], ids=["over epochs", "in the last step alone"]
 )
+def test_batches_of_one_sample_are_for_networks_without_batch_norms():
+    samples, model, norms = random_samples(3), linear_network(0), batch_norm_network()
+    before = weights(model)
+    fit(model, mean_loss(model, samples), 3, Fit(batch_size=1), generator())
+    assert not torch.equal(*(next(iter(state.values())) for state in (before, weights(model))))
+    with pytest.raises(SettingsError, match=r"train.batch-size = 1: .*at least 2"):
+        fit(norms, mean_loss(norms, samples), 3, Fit(batch_size=1), generator())
+
+
 def test_fit_that_diverges_is_an_error_and_restores_nothing(learning_rate, epochs):
     model, inputs = linear_network(0), random_samples(4).inputs
 
@@ -196,7 +206,14 @@ def test_the_mode_is_restored_after_an_error_too(training):
     assert model.training == training
 
 
-def test_a_step_is_that_of_torch_s_own_sgd():
+RULES = {
+    "sgd": lambda parameters: torch.optim.SGD(parameters, 0.3, momentum=0.9, weight_decay=0.01),
+    "adamw": lambda parameters: torch.optim.AdamW(parameters, 0.3, weight_decay=0.01),
+}
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_step_is_that_of_torch_s_own_optimizer(rule):
     torch.manual_seed(0)
     ours, theirs = torch.nn.Linear(4, 3), torch.nn.Linear(4, 3)
     theirs.load_state_dict(ours.state_dict())
@@ -206,8 +223,10 @@ def test_a_step_is_that_of_torch_s_own_sgd():
     def loss_of(model):
         return lambda indices: torch.nn.functional.cross_entropy(model(inputs[indices]), targets[indices])
 
-    fit(ours, loss_of(ours), 20, settings, torch_generator(1, "test"), momentum=0.9, weight_decay=0.01)
-    optimizer = torch.optim.SGD(theirs.parameters(), 0.3, momentum=0.9, weight_decay=0.01)
+    generator = torch_generator(1, "test")
+    momentum = 0.9
+    fit(ours, loss_of(ours), 20, settings, generator, momentum, weight_decay=0.01, optimizer=rule)
+    optimizer = RULES[rule](theirs.parameters())
     generator = torch_generator(1, "test")
     for _ in range(3):
         for indices in batches(20, 6, generator):
@@ -217,12 +236,13 @@ def test_a_step_is_that_of_torch_s_own_sgd():
     assert all(torch.equal(ours.state_dict()[name], theirs.state_dict()[name]) for name in ours.state_dict())
 
 
-def test_training_does_not_import_torch_s_compiler():
+@pytest.mark.parametrize("rule", RULES)
+def test_training_does_not_import_torch_s_compiler(rule):
     code = (
         "import sys, torch; from models import build_model; from strategies.training import fit; "
         "from protocol.settings import TrainSettings; model = build_model('cnn', (1, 8, 8), 10, 0); "
         "fit(model, lambda i: model(torch.rand(len(i), 1, 8, 8)).square().mean(), 10, TrainSettings(), "
-        "torch.Generator()); print('torch._dynamo' in sys.modules)"
+        f"torch.Generator(), optimizer='{rule}'); print('torch._dynamo' in sys.modules)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True

@@ -1,18 +1,14 @@
 """What can go wrong with a reply on its way to the server, by round and client."""
 
 from collections.abc import Callable, Mapping
-from typing import TypeVar
 
 from flwr.app import Message, RecordDict
 from flwr.app.error import Error
 
-from protocol.messages import Payload
-from tests.support.grid import FIRST_NODE, Delivery, Faults, is_train
+from tests.support.grid import FIRST_NODE, Delivery, Faults, PayloadT, is_train, read_reply
 
 Fault = Callable[[Message, float], list[Delivery]]
 """Given a reply and the time: what reaches the server, and when."""
-
-PayloadT = TypeVar("PayloadT", bound=Payload)
 
 
 def by_round(faults: Mapping[tuple[int, int], Fault], otherwise: Fault | None = None) -> Faults:
@@ -57,10 +53,26 @@ def corrupted(kind: type[PayloadT], change: Callable[[PayloadT], PayloadT]) -> F
     """Let a reply's payload arrive changed."""
 
     def fault(reply: Message, now: float) -> list[Delivery]:
-        payload = change(kind.from_record(reply.content))
-        return [Delivery(_in_place_of(reply, payload.to_record()), now)]
+        changed = change(read_reply(kind, reply)).to_record()
+        next(iter(changed.config_records.values()))["round"] = int(reply.metadata.group_id)
+        return [Delivery(_in_place_of(reply, changed), now)]
 
     return fault
+
+
+def keeping(kept: list[RecordDict]) -> Fault:
+    """Let a reply arrive, and keep its content."""
+
+    def fault(reply: Message, now: float) -> list[Delivery]:
+        kept.append(reply.content)
+        return [Delivery(reply, now)]
+
+    return fault
+
+
+def replaying(kept: list[RecordDict]) -> Fault:
+    """Let the content that was kept arrive in the place of a reply's own."""
+    return lambda reply, now: [Delivery(_in_place_of(reply, kept[0]), now)]
 
 
 def without(field: str) -> Fault:

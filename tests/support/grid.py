@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from flwr.app import Context, Message, RecordDict
 from flwr.app.error import Error
@@ -13,11 +13,12 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
-from protocol.messages import TRAIN
+from protocol.messages import TRAIN, Payload, unmark_reply
 
 RUN_ID = 2**62 + 1
 SERVER_NODE = 1
 FIRST_NODE = 2**62 + 1000
+PayloadT = TypeVar("PayloadT", bound=Payload)
 
 
 class FakeClock:
@@ -194,6 +195,11 @@ def task_identity(node_id: int = SERVER_NODE) -> Iterator[None]:
 def is_train(message: Message) -> bool:
     """Tell a round's message from a hello."""
     return message.metadata.message_type == TRAIN
+
+
+def read_reply(kind: type[PayloadT], reply: Message) -> PayloadT:
+    """Return a reply's payload."""
+    return kind.from_record(unmark_reply(reply.content, int(reply.metadata.group_id)))
 
 
 def _over_the_wire(message: Message) -> Message:

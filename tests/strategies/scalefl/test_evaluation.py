@@ -57,10 +57,10 @@ class Says(nn.Module):
         return self.logits.expand(len(features), -1)
 
 
-def scored(*heads):
+def scored(*heads, metric="none"):
     network = ElasticNetwork(nn.Identity(), [nn.Identity() for _ in heads], dict(enumerate(heads, start=1)))
     samples = Samples(TensorInputs(torch.zeros(4, 1, 2, 2)), torch.tensor([0, 1, 1, 2]))
-    return score_exits(network, samples, FLOPS)
+    return score_exits(network, samples, FLOPS, metric)
 
 
 def test_every_exit_is_scored_on_its_own():
@@ -82,6 +82,24 @@ def test_early_exits_are_scored_at_every_threshold():
     details = scores.as_details()
     assert details["early_exit"] == [dict(point) for point in scores.early]
     assert (details["exits"], details["ensemble"]) == (list(scores.exits), scores.ensemble)
+
+
+def test_ordered_classes_are_graded_at_every_exit_and_together():
+    """Two weak voices for class 0 are outweighed by a strong one for class 1; the classes are 0, 1, 1, 2."""
+    weak, strong = Says(0.2, 0.0, 0.0), Says(0.0, 9.0, 0.0)
+    scores = scored(weak, weak, strong, metric="kappa")
+    assert [exit_.mean_absolute_error for exit_ in scores.grades.exits] == [1.0, 1.0, 0.5]
+    assert scores.grades.ensemble == scores.grades.exits[2]
+    assert scores.as_details()["grades"] == scores.grades.as_details()
+    assert scores.grades_of_last() == {"grades": scores.grades.exits[2].as_details()}
+
+
+@pytest.mark.parametrize("metric", ["none", "auroc"])
+def test_classes_whose_order_means_nothing_are_not_graded(metric):
+    scores = scored(Says(0.2, 0.0, 0.0), metric=metric)
+    assert scores.grades is None
+    assert "grades" not in scores.as_details()
+    assert scores.grades_of_last() == {}
 
 
 def test_the_mean_evaluation_weighs_submodels_alike():

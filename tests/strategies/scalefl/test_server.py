@@ -220,6 +220,7 @@ def not_finite(value):
 WRONG_WEIGHTS = {
     "NaN": (spoiled(not_finite(float("nan"))), "not all values are finite"),
     "infinite": (spoiled(not_finite(float("-inf"))), "not all values are finite"),
+    "flipped bits": (spoiled(not_finite(-1e30)), "1e+30 among the values"),
     "a channel too many": (
         spoiled(lambda tensor: torch.cat([tensor, tensor[:1]])),
         "level 1: tensor 'blocks.0.0.weight': got torch.float32 of shape (",
@@ -432,6 +433,32 @@ def test_every_levels_metric_stands_in_its_line_and_the_score_has_their_mean():
 
     metrics = [line["metric"] for line in score.details["levels"]]
     assert score.evaluation.metric == pytest.approx(sum(metrics) / 4)
+
+
+def test_ordered_classes_are_graded_by_level_by_exit_and_by_all_exits_together():
+    details = server_for(submodel_settings(data__metric="kappa")).score(samples(12, "test")).details
+
+    lines, grades = details["levels"], details["grades"]
+    for line in lines:
+        assert line["grades"]["accuracy"] == line["accuracy"]
+        assert line["grades"]["kappa"] == line["metric"]
+    assert [exit_["accuracy"] for exit_ in grades["exits"]] == details["exits"]
+    assert grades["exits"][-1] == lines[-1]["grades"]
+    assert grades["ensemble"]["accuracy"] == details["ensemble"]
+
+
+def test_networks_of_one_exit_are_graded_by_level_alone():
+    settings = submodel_settings("heterofl", data__metric="kappa")
+    details = server_for(settings).score(samples(12, "test")).details
+    assert details.keys() == {"levels"}
+    assert all("grades" in line for line in details["levels"])
+
+
+@pytest.mark.parametrize(("metric", "added"), [("none", []), ("auroc", ["metric"])])
+def test_without_ordered_classes_nothing_is_graded(metric, added):
+    details = server_for(submodel_settings(data__metric=metric)).score(samples(12, "test")).details
+    assert list(details) == ["levels", "exits", "ensemble", "early_exit"]
+    assert list(details["levels"][0]) == ["level", "accuracy", "loss", *added, "examples", "ensemble"]
 
 
 def test_without_a_metric_a_levels_line_has_none(server):

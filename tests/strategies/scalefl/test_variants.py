@@ -66,4 +66,6 @@ def test_a_level_that_does_not_exist_takes_no_part(level):
 def test_relatives_are_cut_for_the_devices_of_the_same_levels(strategy):
     settings = submodel_settings(strategy)
     cut = VARIANTS[strategy].cut
-    assert plan_of(strategy).shapes == plan_levels(settings.levels, elastic_design("elastic-cnn"), IMAGES, CLASSES, cut)
+    assert plan_of(strategy).shapes == plan_levels(
+        settings.levels, elastic_design("elastic-cnn"), IMAGES, CLASSES, cut
+    )

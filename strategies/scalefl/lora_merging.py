@@ -1,0 +1,157 @@
+"""How adapters of unequal rank become one (table ``lora``, key ``merge``)."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from models.elastic import SliceMap, SliceMean
+from models.vlm.lora import Adapter, adapters_in
+from protocol.randomness import derive_seed, torch_generator
+from protocol.settings import RunSettings
+
+
+class Merging(Protocol):
+    """Merges submodels as they arrive."""
+
+    def add(self, part: Mapping[str, Tensor], where: SliceMap, weight: int = 1) -> None:
+        """Take in one submodel; raise ``ValueError``, nothing changed, if it is not of its place."""
+
+    def merged(self) -> dict[str, Tensor]:
+        """Return the whole network's parameters after the round."""
+
+
+def merging_of(settings: RunSettings, whole: Mapping[str, Tensor], round: int) -> Merging:
+    """Return how a run merges the submodels of a round; without adapters the settings change nothing.
+
+    Parameters
+    ----------
+    settings
+        Of the run.
+    whole
+        The network's own parameters before the round, by name.
+    round
+        Which one.
+    """
+    adapters = adapters_in(whole)
+    match settings.lora.merge if adapters else "count":
+        case "zero-pad":
+            return SliceMean(whole, padded=[name for one in adapters for name in (one.down, one.up)])
+        case "svd":
+            return SingularValues(whole)
+        case "stack":
+            return Stacking(whole, settings.lora.scale, derive_seed(settings.seed, f"adapters {round}"))
+        case _:
+            return SliceMean(whole)
+
+
+class AdapterProducts(ABC):
+    """The mean of the adapters' products B A over the clients that have the layer; all else as `SliceMean`.
+
+    A product is found in float64 and rounded to float32, as a weight is that travels. So its sums are as
+    exact, and as independent of the order of arrival, as those of `SliceMean`. It owns a float64 sum of the
+    layer's own size for each adapter, however many clients there are.
+
+    Parameters
+    ----------
+    whole
+        As of `SliceMean`.
+    """
+
+    def __init__(self, whole: Mapping[str, Tensor]) -> None:
+        self._whole = whole
+        self._adapters = adapters_in(whole)
+        factors = {name for adapter in self._adapters for name in adapter}
+        self._plain = SliceMean({name: tensor for name, tensor in whole.items() if name not in factors})
+        self._factors = factors
+        self._sums: dict[Adapter, tuple[Tensor, int]] = {}
+        self._plain_places: dict[int, tuple[SliceMap, SliceMap]] = {}
+
+    def add(self, part: Mapping[str, Tensor], where: SliceMap, weight: int = 1) -> None:
+        """Take in one submodel, as ``SliceMean.add`` does; what is carried it need not send back."""
+        held = [adapter for adapter in self._adapters if adapter.down in where]
+        for name in [name for adapter in held for name in (adapter.down, adapter.up)]:
+            _require_fit(name, part, tuple(self._whole[name][where.places(name)].shape))
+        _, plain = self._plain_places.setdefault(id(where), (where, self._without_factors(where)))
+        self._plain.add({name: part[name] for name in part if name not in self._factors}, plain, weight)
+        for adapter in held:
+            product = part[adapter.up].double() @ part[adapter.down].double()
+            total, before = self._sums.get(adapter, (torch.zeros_like(product), 0))
+            self._sums[adapter] = (total.add_(product.float().double(), alpha=weight), before + weight)
+
+    def merged(self) -> dict[str, Tensor]:
+        """Return the whole network's parameters; an adapter that no client has stays as it is."""
+        merged = dict(self._whole) | self._plain.merged()
+        for adapter, (total, weight) in self._sums.items():
+            merged |= self._become(adapter, total / weight)
+        return {name: merged[name] for name in self._whole}
+
+    @abstractmethod
+    def _become(self, adapter: Adapter, mean: Tensor) -> Mapping[str, Tensor]:
+        """Return the tensors that a mean of products, float64 of shape (outputs, inputs), becomes."""
+
+    def _without_factors(self, where: SliceMap) -> SliceMap:
+        return where.only([name for name in where if name not in self._factors])
+
+
+class SingularValues(AdapterProducts):
+    """Cuts the mean product back to the rank of the adapter (FlexLoRA, Bai et al. 2024).
+
+    Its singular vectors stand in the order of their values, so that the leading slice of every level is the
+    best adapter of its rank. A decomposition takes about (size of the layer)^1.5 operations: seconds to a
+    minute for a layer of 4096 x 4096.
+    """
+
+    def _become(self, adapter: Adapter, mean: Tensor) -> Mapping[str, Tensor]:
+        down, up = self._whole[adapter.down], self._whole[adapter.up]
+        left, values, right = torch.linalg.svd(mean, full_matrices=False)
+        rank = len(down)
+        roots = values[:rank].sqrt()
+        return {
+            adapter.up: (left[:, :rank] * roots).to(up.dtype),
+            adapter.down: (roots[:, None] * right[:rank]).to(down.dtype),
+        }
+
+
+class Stacking(AdapterProducts):
+    """Adds the mean product whole to what is carried beside the frozen weights (FLoRA, Wang et al. 2024).
+
+    Adapters start anew in the next round: A at random, B at zero.
+
+    Parameters
+    ----------
+    whole
+        As of `SliceMean`.
+    scale
+        α/r, with which a product counts.
+    seed
+        Of the round's new adapters.
+    """
+
+    def __init__(self, whole: Mapping[str, Tensor], scale: float, seed: int) -> None:
+        super().__init__(whole)
+        self._scale = scale
+        self._seed = seed
+
+    def _become(self, adapter: Adapter, mean: Tensor) -> Mapping[str, Tensor]:
+        down, up, delta = (self._whole[name] for name in adapter)
+        fresh = torch.empty_like(down)
+        bound = down.shape[1] ** -0.5  # as adapters begin (Hu et al. 2022's code)
+        generator = torch_generator(derive_seed(self._seed, adapter.down), "adapters")
+        return {
+            adapter.delta: (delta.double() + self._scale * mean).to(delta.dtype),
+            adapter.down: fresh.uniform_(-bound, bound, generator=generator),
+            adapter.up: torch.zeros_like(up),
+        }
+
+
+def _require_fit(name: str, part: Mapping[str, Tensor], shape: tuple[int, ...]) -> None:
+    if name not in part:
+        raise ValueError(f"tensor {name!r}: missing")
+    if tuple(part[name].shape) != shape or part[name].dtype != torch.float32:
+        raise ValueError(
+            f"tensor {name!r}: got {part[name].dtype} of shape {tuple(part[name].shape)}, expected "
+            f"{torch.float32} of shape {shape}"
+        )
