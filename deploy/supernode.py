@@ -1,4 +1,4 @@
-"""A SuperNode that answers quickly: Flower's own, with three of its habits changed.
+"""A SuperNode that answers quickly: Flower's own, with four of its habits changed.
 
 Flower's SuperNode
 
@@ -6,6 +6,8 @@ Flower's SuperNode
   one waits a tenth of the time it has been idle, a tenth of a second at least and three seconds at most;
 - waits for ever for a reply if its ClientApp reports that it failed before it wrote one, or dies while it
   is writing it. This one replies with an error at once;
+- leaves a message half fetched if its run ends meanwhile, and the ClientApp that is already there waits for
+  the rest, for hours. This one drops the message and ends the task;
 - is missed after a minute when it dies. This one sends its heartbeat every few seconds and is missed after
   twenty (``--heartbeat-interval``); a registered one can also take its place again that much sooner.
 
@@ -18,16 +20,18 @@ import argparse
 import logging
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
+from typing import TypeVar
 
 from flwr.app import Error, Message
 from flwr.client.grpc_rere_client import connection
 from flwr.common.constant import ErrorCode, SubStatus
 from flwr.supercore import heartbeat
 from flwr.supercore.constant import TaskType
+from flwr.supercore.run import RunNotRunningException
 from flwr.supernode import start_client_internal as node_loop
 from flwr.supernode.nodestate import NodeState, NodeStateFactory
 from flwr.supernode.nodestate.in_memory_nodestate import CLIENT_APP_CRASHED_ERROR, InMemoryNodeState
@@ -46,6 +50,12 @@ LEAST_WAIT = 0.1
 INCOMPLETE_REPLY_ERROR = Error(ErrorCode.CLIENT_APP_CRASHED, "ClientApp ended amid its reply.")
 HEARTBEAT_INTERVAL = 10
 """Seconds between heartbeats, the least that a SuperLink accepts; it misses a node after two."""
+Result = TypeVar("Result")
+_flowers_fetch: Callable[..., int | None] = node_loop._pull_and_store_message
+
+
+class RunEndedError(Exception):
+    """A run has ended while one of its messages was fetched."""
 
 
 class QuickClock:
@@ -133,6 +143,48 @@ class PromptNodeStateFactory(NodeStateFactory):
             return self.state_instance
 
 
+def fetch_message(
+    *,
+    pull_object: Callable[[int, str], bytes],
+    confirm_message_received: Callable[[int, str], None],
+    **others: object,
+) -> int | None:
+    """Fetch a message for the ClientApp; nothing is left of one whose run ends meanwhile.
+
+    Flower's function cleans up after an ``Exception``. That a run has ended is a ``BaseException`` there,
+    which passes the cleaning by, so it becomes the other here.
+
+    Parameters
+    ----------
+    pull_object
+        Fetches a part of a message, by the run's id and the part's.
+    confirm_message_received
+        Says that a message is here, by the run's id and the message's.
+    **others
+        What else Flower's function takes.
+
+    Returns
+    -------
+    int | None
+        The id of the message's run; None if there is no message.
+    """
+    return _flowers_fetch(
+        pull_object=_cleanly(pull_object),
+        confirm_message_received=_cleanly(confirm_message_received),
+        **others,
+    )
+
+
+def _cleanly(call: Callable[[int, str], Result]) -> Callable[[int, str], Result]:
+    def called(run_id: int, object_id: str) -> Result:
+        try:
+            return call(run_id, object_id)
+        except RunNotRunningException:
+            raise RunEndedError(f"run {run_id} has ended") from None
+
+    return called
+
+
 def parser() -> argparse.ArgumentParser:
     """Return the parser of ``flower-supernode`` with the flags that are ours."""
     made: argparse.ArgumentParser = command_line._parse_args_run_supernode()
@@ -210,6 +262,7 @@ def quicken(heartbeat_interval: int) -> None:
         return
     for module, name, ours in (
         (node_loop, "time", QuickClock()),
+        (node_loop, "_pull_and_store_message", fetch_message),
         (command_line, "NodeStateFactory", PromptNodeStateFactory),
         (connection, "HEARTBEAT_DEFAULT_INTERVAL", heartbeat_interval),
         (heartbeat, "HEARTBEAT_DEFAULT_INTERVAL", heartbeat_interval),

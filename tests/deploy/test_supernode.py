@@ -14,11 +14,12 @@ from flwr.supercore import heartbeat
 from flwr.supercore.constant import TaskType
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
 from flwr.supercore.object_store import ObjectStoreFactory
+from flwr.supercore.run import RunNotRunningException
 from flwr.supercore.task_identity import TaskIdentity
 from flwr.supernode import start_client_internal as node_loop
 
 from deploy import supernode
-from deploy.supernode import PromptNodeStateFactory, QuickClock, node_config, split_arguments
+from deploy.supernode import PromptNodeStateFactory, QuickClock, fetch_message, node_config, split_arguments
 
 RUN, NODE = 7, 3
 
@@ -37,6 +38,7 @@ def test_flowers_loop_sleeps_as_it_did_when_this_was_written():
 
 def test_flowers_names_are_where_they_are_replaced():
     assert "NodeStateFactory(" in inspect.getsource(supernode.command_line)
+    assert "= _pull_and_store_message(" in inspect.getsource(node_loop.start_client_internal)
     assert "HEARTBEAT_DEFAULT_INTERVAL" in inspect.getsource(connection)
     assert "HEARTBEAT_DEFAULT_INTERVAL" in inspect.getsource(heartbeat)
     assert supernode.HEARTBEAT_INTERVAL == HEARTBEAT_MIN_INTERVAL
@@ -188,6 +190,70 @@ class TestPromptNodeState:
         assert self.errors(state) == ["killed"]
         assert state.finish_task(task, SubStatus.FAILED, "killed")
         assert self.errors(state) == []
+
+
+class TestFetchMessage:
+    """A message whose run ends while its parts are fetched, or before it is confirmed."""
+
+    @pytest.fixture
+    def message(self, monkeypatch):
+        for name, value in {"_task_id": 1, "_run_id": RUN, "_node_id": 1}.items():
+            monkeypatch.setattr(TaskIdentity, name, value)
+        made = Message(
+            RecordDict({"fields": ConfigRecord({"round": 1})}), dst_node_id=NODE, message_type="train"
+        )
+        made.metadata.__dict__["_message_id"] = made.object_id
+        return made
+
+    @pytest.fixture
+    def store(self):
+        return ObjectStoreFactory().store()
+
+    @pytest.fixture
+    def state(self, monkeypatch):
+        state = PromptNodeStateFactory(ObjectStoreFactory()).state()
+        state.set_node_id(NODE)
+        run = SimpleNamespace(primary_task_type=TaskType.SERVER_APP, fab_hash="hash")
+        monkeypatch.setattr(state, "get_run", lambda run_id: run)
+        return state
+
+    def fetch(self, state, store, message, *, ended=()):
+        """Fetch a message with Flower's loop; what is named in ``ended`` finds the run ended."""
+        parts = {name: part.deflate() for name, part in get_all_nested_objects(message).items()}
+
+        def pull_object(run_id, name):
+            if "parts" in ended:
+                raise RunNotRunningException
+            return parts[name]
+
+        def confirm(run_id, message_id):
+            if "confirmation" in ended:
+                raise RunNotRunningException
+
+        return fetch_message(
+            state=state,
+            object_store=store,
+            node_config={},
+            receive=lambda: (message, get_object_tree(message)),
+            get_run=None,
+            get_fab=None,
+            pull_object=pull_object,
+            confirm_message_received=confirm,
+            trusted_entities=None,
+        )
+
+    def test_one_of_a_run_that_goes_on_is_there_for_a_clientapp(self, state, store, message):
+        assert self.fetch(state, store, message) == RUN
+        assert state.get_messages(is_reply=False) == [message]
+        assert not state.get_tasks()[0].finished_at
+
+    @pytest.mark.parametrize("ended", ["parts", "confirmation"])
+    def test_nothing_is_left_of_one_whose_run_has_ended(self, state, store, message, ended):
+        assert self.fetch(state, store, message, ended=[ended]) is None
+        assert not state.get_messages(is_reply=False)
+        assert not state.get_messages(is_reply=True), "nobody waits for an answer"
+        assert all(store.get(name) is None for name in get_all_nested_objects(message))
+        assert state.get_tasks()[0].finished_at, "its ClientApp has nothing to wait for"
 
 
 class TestArguments:

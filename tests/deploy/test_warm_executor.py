@@ -15,6 +15,7 @@ from tests.support.processes import BIN, deployment, free_port, wait_for
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
 APP = Path(__file__).parent / "troubled_app"
+ENDED_RUN = Path(__file__).parent / "ended_run.py"
 NOTICED_AT_ONCE = 10.0
 """Seconds; Flower by itself notices a dead ClientApp after 60."""
 
@@ -35,10 +36,10 @@ def is_running(pid):
 class OneNode:
     """A SuperLink, a SuperNode and its launcher."""
 
-    def __init__(self, flower, quick, *flags):
+    def __init__(self, flower, quick, *flags, supernode=("-m", "deploy.supernode")):
         self.flower, self.port = flower, free_port()
         self.supernode_command = [
-            *([sys.executable, "-m", "deploy.supernode"] if quick else [str(BIN / "flower-supernode")]),
+            *([sys.executable, *supernode] if quick else [str(BIN / "flower-supernode")]),
             *f"--insecure --superlink 127.0.0.1:{flower.fleet_port}".split(),
             *f"--isolation process --port {self.port}".split(),
         ]
@@ -125,6 +126,16 @@ def test_when_the_supernode_dies_its_clientapp_is_ended_and_the_launcher_serves_
         log = flower.log("executor")
     assert "does not answer" in log
     assert "its SuperNode is gone" in log
+
+
+def test_a_clientapp_whose_run_ends_while_its_message_is_fetched_holds_up_nobody(tmp_path):
+    with deployment(tmp_path) as flower:
+        node = OneNode(flower, True, supernode=[str(ENDED_RUN)])
+        node.obey("look")
+        wait_for(lambda: "Receiving: " in flower.log("supernode"), 60, "the first message")
+        node.obey("look")
+        (looked,) = node.answers(1, 70)
+    assert looked["said"]["seen"] == 1
 
 
 def test_a_clientapp_does_not_outlive_its_launcher(tmp_path):

@@ -73,11 +73,6 @@ def gigabyte(content: RecordDict) -> None:
     content[WEIGHTS] = ArrayRecord({f"w{i}": Array(_noise(100 * _MEGABYTE)) for i in range(10)})
 
 
-def gigabyte_in_one(content: RecordDict) -> None:
-    """Add half a gigabyte as one field, which travels in one piece."""
-    content[FIELDS]["labels"] = _noise(500 * _MEGABYTE).tobytes()
-
-
 # --- replies that are no messages --------------------------------------------------------------
 
 
@@ -133,7 +128,6 @@ CHANGES: dict[str, Change] = {
     "shapes": other_shapes,
     "keys": other_keys,
     "gigabyte": gigabyte,
-    "one-piece": gigabyte_in_one,
 }
 SENDINGS: dict[str, Push] = {"junk": junk, "type": other_type, "promised": promised, "half": half}
 
