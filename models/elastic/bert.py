@@ -125,6 +125,8 @@ class BertSize:
     hidden: int
     heads: int
     intermediate: int
+    deviation: float = 0.02
+    """Of the initial weights."""
 
     def configuration(self, length: int, vocabulary: int) -> "BertConfig":
         """Return the whole network's configuration, with as many positions and pieces as texts need."""
@@ -137,6 +139,7 @@ class BertSize:
             intermediate_size=self.intermediate,
             max_position_embeddings=length,
             vocab_size=vocabulary,
+            initializer_range=self.deviation,
         )
 
 
@@ -206,8 +209,11 @@ def _design(size: BertSize) -> ElasticDesign:
 
 
 BERT_BASE = BertSize(layers=12, hidden=768, heads=12, intermediate=3072)
-BERT_TINY = _design(BertSize(layers=6, hidden=64, heads=4, intermediate=256))
-"""Small enough to learn from nothing on a CPU."""
+BERT_TINY = _design(BertSize(layers=6, hidden=64, heads=4, intermediate=256, deviation=0.08))
+"""Small enough to learn from nothing on a CPU.
+
+BERT's own deviation is for layers of 768; as narrow a network as this hardly learns with it at first.
+"""
 
 
 # --- axes ----------------------------------------------------------------------------------------

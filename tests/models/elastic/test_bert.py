@@ -85,7 +85,7 @@ def test_every_level_is_a_part_of_the_whole_and_learns(shape):
     assert all(parameter.grad is not None for parameter in part.parameters())
 
 
-@pytest.mark.parametrize(("level", "recorded"), enumerate(RECORDED), ids=str)
+@pytest.mark.parametrize(("level", "recorded"), list(enumerate(RECORDED)), ids=str)
 def test_bert_base_has_the_recorded_sizes_and_parameters(level, recorded):
     design, texts = bert_design(), (512, 30522)
     shape = design.preset[level]
@@ -124,6 +124,13 @@ def test_the_seed_alone_makes_the_weights():
     first, again, other = (whole_network(seed).state_dict() for seed in (3, 3, 4))
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert any(not torch.equal(first[name], other[name]) for name in first)
+
+
+def test_the_small_network_begins_with_larger_weights_than_berts_own():
+    small = build_elastic(BERT_TINY, TEXTS, CLASSES, 0, BERT_TINY.preset[-1])
+    for network, deviation in ((small, 0.08), (whole_network(), 0.02)):
+        query = network.bert.encoder.layer[0].attention.self.query.weight
+        assert query.std().item() == pytest.approx(deviation, rel=0.1)
 
 
 # --- a checkpoint --------------------------------------------------------------------------------
