@@ -101,9 +101,6 @@ def test_fit_trains_in_train_mode():
     assert not torch.equal(model[1].running_mean, torch.zeros(4))
 
 
-@pytest.mark.parametrize(
-    ("learning_rate", "epochs"), [(1e3, 20), (3e38, 1)], ids=["over epochs", "in the last step alone"]
-)
 def test_batches_of_one_sample_are_for_networks_without_batch_norms():
     samples, model, norms = random_samples(3), linear_network(0), batch_norm_network()
     before = weights(model)
@@ -113,6 +110,9 @@ def test_batches_of_one_sample_are_for_networks_without_batch_norms():
         fit(norms, mean_loss(norms, samples), 3, Fit(batch_size=1), generator())
 
 
+@pytest.mark.parametrize(
+    ("learning_rate", "epochs"), [(1e3, 20), (3e38, 1)], ids=["over epochs", "in the last step alone"]
+)
 def test_fit_that_diverges_is_an_error_and_restores_nothing(learning_rate, epochs):
     model, inputs = linear_network(0), random_samples(4).inputs
 
