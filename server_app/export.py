@@ -24,7 +24,7 @@ from models import (
     load_weights,
     save_weights,
 )
-from models.elastic import ExitNetwork, Shape, track_statistics
+from models.elastic import ElasticNetwork, ExitNetwork, Shape, has_norms, track_statistics
 from protocol.errors import MotleyError, ResumeError, SettingsError
 from protocol.files import write_atomically
 from protocol.settings import RunSettings
@@ -55,10 +55,11 @@ def export(run: Path, level: int, output: Path, form: str = "safetensors") -> No
     ResumeError
         If the folder holds no run, or one without a checkpoint.
     SettingsError
-        If the run has no submodels, no such level, or nothing to calibrate its norms on.
+        If the run has no submodels, no such level, nothing to calibrate its norms on, or a network of
+        transformers that is to become ONNX.
     """
-    settings = _settings_of(run)
-    model, facts = _submodel(run, settings, level)
+    settings = settings_of(run)
+    model, facts = submodel_of(run, settings, level)
     if form == "onnx":
         _write_onnx(model, facts, output)
     else:
@@ -110,7 +111,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _settings_of(run: Path) -> RunSettings:
+def settings_of(run: Path) -> RunSettings:
+    """Return the settings of a run; raise ``ResumeError`` if the folder holds none."""
     file = RunFolder(run).settings_file
     try:
         return RunSettings.parse(json.loads(file.read_text()))
@@ -118,21 +120,24 @@ def _settings_of(run: Path) -> RunSettings:
         raise ResumeError(f"{run}: is no run's folder ({error})") from error
 
 
-def _submodel(run: Path, settings: RunSettings, level: int) -> tuple[ExitNetwork, dict[str, Any]]:
-    """Return the calibrated submodel, and what to know about it."""
+def submodel_of(run: Path, settings: RunSettings, level: int) -> tuple[ExitNetwork, dict[str, Any]]:
+    """Return the submodel of a level after the newest checkpoint, calibrated, and what to know about it.
+
+    Raises as `export` does.
+    """
     if settings.strategy not in SUBMODEL_STRATEGIES:
         raise SettingsError(f'strategy = "{settings.strategy}": its clients train no submodels')
     checkpoint = CheckpointStore(RunFolder(run).checkpoints).newest()
     if checkpoint is None:
         raise ResumeError(f"{run}: holds no checkpoint yet")
-    inputs = calibration_inputs(settings)
-    if inputs is None:
-        raise SettingsError('scalefl.calibration = "none": there is nothing to calibrate the norms on')
     shared = load_shared(settings)
     num_classes = len(shared.classes)
     submodels = Submodels(settings, shared.input_shape, num_classes)
     if not submodels.plan.trains(level):
         raise SettingsError(f"level = {level}: this run has no submodel for it")
+    inputs = calibration_inputs(settings)
+    if inputs is None and has_norms(submodels.build(submodels.shape(level))):
+        raise SettingsError('scalefl.calibration = "none": there is nothing to calibrate the norms on')
     model = submodels.calibrated(level, checkpoint.round, checkpoint.weights, inputs).eval()
     shape = submodels.shape(level)
     facts = {
@@ -152,6 +157,10 @@ def _submodel(run: Path, settings: RunSettings, level: int) -> tuple[ExitNetwork
 
 def _write_onnx(model: nn.Module, facts: Mapping[str, Any], output: Path) -> None:
     """Write the file whole or not at all; the exporter wants a path of its own."""
+    if not isinstance(model, ElasticNetwork):
+        raise SettingsError(
+            f'--format onnx: model = "{facts["model"]}" cannot be written so; allowed is safetensors'
+        )
     images: Tensor = torch.zeros(2, *facts["input_shape"])
     batch = {0: torch.export.Dim("batch")}
     try:

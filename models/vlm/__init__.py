@@ -4,5 +4,6 @@ Nothing of transformers or peft is imported before a network is built.
 """
 
 from models.vlm.design import vlm_design
+from models.vlm.network import VisionLanguageNetwork
 
-__all__ = ["vlm_design"]
+__all__ = ["VisionLanguageNetwork", "vlm_design"]

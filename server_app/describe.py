@@ -1,0 +1,93 @@
+"""Asks the vision-language model of a run, at any of its levels, about images, and prints what it says.
+
+python -m server_app.describe ~/motley/runs/20261121-… --level 2 --prompt "Describe this knee." knee.png
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from protocol.errors import DataError, MotleyError, SettingsError
+from server_app.export import settings_of, submodel_of
+
+
+def describe(run: Path, level: int, images: Sequence[Path], prompt: str = "", most: int = 64) -> list[str]:
+    """Return what a level's submodel says of images.
+
+    Parameters
+    ----------
+    run
+        The run's folder; its newest checkpoint is taken.
+    level
+        From 1.
+    images
+        Files, each brought to the size and the channels of the run's images.
+    prompt
+        What is asked; empty: the run's own question.
+    most
+        Tokens of an answer, at most.
+
+    Raises
+    ------
+    ResumeError
+        If the folder holds no run, or one without a checkpoint.
+    SettingsError
+        If the run's network is no vision-language model, or has no such level.
+    DataError
+        If a file is no image.
+    """
+    settings = settings_of(run)
+    if settings.model != "elastic-vlm":
+        raise SettingsError(f'model = "{settings.model}": says nothing; only "elastic-vlm" does')
+    from models.vlm import VisionLanguageNetwork
+
+    network, facts = submodel_of(run, settings, level)
+    assert isinstance(network, VisionLanguageNetwork)
+    channels, height, width = facts["input_shape"]
+    batch = torch.stack([_read(path, channels, (width, height)) for path in images])
+    return network.describe(batch, prompt or settings.vlm.prompt, most)
+
+
+def _read(path: Path, channels: int, size: tuple[int, int]) -> Tensor:
+    """Read an image as float from 0 to 1, of shape (channels, height, width)."""
+    from PIL import Image
+    from torchvision.transforms.functional import pil_to_tensor
+
+    try:
+        with Image.open(path) as image:
+            fitted = image.convert("L" if channels == 1 else "RGB").resize(size)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read as an image: {error}") from error
+    pixels: Tensor = pil_to_tensor(fitted)
+    return pixels.float() / 255
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run", type=Path, help="the run's folder")
+    parser.add_argument("images", type=Path, nargs="+", help="files of images")
+    parser.add_argument("--level", type=int, required=True, help="level of the submodel, from 1")
+    parser.add_argument("--prompt", default="", help="what is asked; default: the run's own question")
+    parser.add_argument("--most", type=int, default=64, help="tokens of an answer, at most")
+    options = parser.parse_args(arguments)
+    images = [path.expanduser() for path in options.images]
+    try:
+        said = describe(options.run.expanduser(), options.level, images, options.prompt, options.most)
+    except (MotleyError, OSError) as error:
+        Console(stderr=True).print(f"error: {error}", highlight=False, soft_wrap=True)
+        return 1
+    for path, text in zip(options.images, said, strict=True):
+        Console().print(f"{path}: {text}", highlight=False, soft_wrap=True, markup=False)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
