@@ -7,10 +7,10 @@ and compared.
 from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from protocol.errors import SettingsError
+from protocol.values import expanded
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -73,7 +73,7 @@ def of_checkpoint(place: str) -> str:
 
     setting = f'pretrained = "{place}"'
     try:
-        tokeniser = AutoTokenizer.from_pretrained(_expanded(place))
+        tokeniser = AutoTokenizer.from_pretrained(expanded(place))
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise SettingsError(f"{setting}: no tokeniser can be read there ({error})") from error
     if len(tokeniser) <= len(tokeniser.all_special_tokens):  # what the library makes of nothing
@@ -105,10 +105,6 @@ def read(tokeniser: str, length: int) -> "Tokenizer":
 def pieces_of(tokeniser: "Tokenizer") -> list[tuple[int, str]]:
     """Return the vocabulary in the order of its ids."""
     return sorted((number, piece) for piece, number in tokeniser.get_vocab(with_added_tokens=True).items())
-
-
-def _expanded(place: str) -> str:
-    return str(Path(place).expanduser()) if place.startswith("~") else place
 
 
 def _plain(model: "WordPiece") -> "Tokenizer":

@@ -94,6 +94,11 @@ def _optional_source(source: str) -> str:
     return source and _data_source(source)
 
 
+def expanded(place: str) -> str:
+    """Return a path with its ~ expanded, a hub id as it is."""
+    return os.path.expanduser(place)
+
+
 def _checkpoint(place: str) -> str:
     if place and not (_is_absolute(place) or _HUB_ID.fullmatch(place)):
         raise ValueError(

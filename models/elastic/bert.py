@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, partial, reduce
 from operator import add
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -20,6 +19,7 @@ from models.elastic.channels import Axes, Channels, scaled
 from models.elastic.layers import ElasticLinear
 from models.elastic.network import ElasticDesign, ExitNetwork, Shape, class_outputs, nested
 from protocol.errors import SettingsError
+from protocol.values import expanded
 
 if TYPE_CHECKING:
     from transformers import BertConfig
@@ -269,7 +269,7 @@ def _configuration_of(place: str) -> "BertConfig":
 
     setting = f'pretrained = "{place}"'
     try:
-        configuration = AutoConfig.from_pretrained(_expanded(place))
+        configuration = AutoConfig.from_pretrained(expanded(place))
     except (OSError, ValueError, KeyError) as error:
         raise SettingsError(f"{setting}: no configuration can be read there ({error})") from error
     if configuration.model_type != FAMILY:
@@ -320,7 +320,7 @@ def _weights_of(place: str, layers: int) -> Mapping[str, Tensor]:
     try:
         with torch.random.fork_rng(devices=[]):  # the library draws what a checkpoint lacks
             read: Any = BertModel.from_pretrained(
-                _expanded(place), dtype=torch.float32, output_loading_info=True
+                expanded(place), dtype=torch.float32, output_loading_info=True
             )
             model, report = read
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
@@ -336,7 +336,3 @@ def _weights_of(place: str, layers: int) -> Mapping[str, Tensor]:
 def _our_name(name: str, layers: int) -> str:
     pooler = "pooler.dense."
     return f"heads.{layers}.dense.{name.removeprefix(pooler)}" if name.startswith(pooler) else f"bert.{name}"
-
-
-def _expanded(place: str) -> str:
-    return str(Path(place).expanduser()) if place.startswith("~") else place

@@ -13,6 +13,7 @@ from torch import nn
 from models.vlm.families import Family, family_of, meta
 from models.vlm.tiny import tiny_config, tiny_model, tiny_processor
 from protocol.errors import SettingsError
+from protocol.values import expanded
 
 Quantisation = Literal["none", "4bit"]
 
@@ -57,7 +58,7 @@ def checkpoint_of(place: str) -> Checkpoint:
     from transformers import AutoConfig
 
     with _as_settings_error(place, "cannot be read"):
-        config = AutoConfig.from_pretrained(place)
+        config = AutoConfig.from_pretrained(expanded(place))
     family = family_of(config.model_type, place)
     return Checkpoint(place, config, _processor(place), family)
 
@@ -66,7 +67,7 @@ def _processor(place: str) -> Any:  # noqa: ANN401
     from transformers import AutoProcessor
 
     with _as_settings_error(place, "has no processor that can be used"):
-        processor = AutoProcessor.from_pretrained(place)  # type: ignore[no-untyped-call]
+        processor = AutoProcessor.from_pretrained(expanded(place))  # type: ignore[no-untyped-call]
     # Without a processor's file transformers falls back on whatever of it there is.
     lacking = [part for part in ("image_processor", "tokenizer") if not hasattr(processor, part)]
     if lacking:
@@ -138,7 +139,7 @@ def _load(source: Source, checkpoint: Checkpoint, depth: int) -> nn.Module:
         options["quantization_config"] = _four_bits(checkpoint.family, source.dtype)
     with _as_settings_error(source.place, "its weights cannot be read"), _quiet():
         model: nn.Module = AutoModelForImageTextToText.from_pretrained(
-            source.place, config=_truncated(checkpoint.config, depth), **options
+            expanded(source.place), config=_truncated(checkpoint.config, depth), **options
         )
     return model
 

@@ -213,3 +213,10 @@ def test_four_bits_without_bitsandbytes_or_a_gpu_are_refused(tmp_path):
 def test_a_shape_on_the_meta_device_takes_no_memory():
     design = elastic_design("elastic-vlm", vlm_settings())
     assert all(p.is_meta for p in design.on_meta(IMAGES, CLASSES, Shape(1.0, (1,))).parameters())
+
+
+def test_a_place_may_begin_with_a_home_folder(tmp_path, monkeypatch):
+    write_checkpoint("llava", tmp_path / "model")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    design = elastic_design("elastic-vlm", vlm_settings(pretrained="~/model"))
+    assert len(build_elastic(design, IMAGES, CLASSES, 0, None).exits(torch.rand(1, *IMAGES))) == 1
