@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
+from torch.cuda import is_available as has_gpu
 
 from models.vlm.families import Family, family_of, meta
 from models.vlm.tiny import tiny_config, tiny_model, tiny_processor
@@ -168,7 +169,7 @@ def _four_bits(family: Family, dtype: torch.dtype) -> Any:  # noqa: ANN401
         raise SettingsError(
             'vlm.quantisation = "4bit": needs bitsandbytes; install motley[quantisation]'
         ) from error
-    if not torch.cuda.is_available():
+    if not has_gpu():  # bitsandbytes computes on a CPU too, but after the first answer no gradient passes it
         raise SettingsError('vlm.quantisation = "4bit": needs a GPU, there is none')
     from transformers import BitsAndBytesConfig
 
@@ -176,7 +177,7 @@ def _four_bits(family: Family, dtype: torch.dtype) -> Any:  # noqa: ANN401
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_compute_dtype=dtype,
-        llm_int8_skip_modules=["lm_head", family.tower, family.projector],
+        llm_int8_skip_modules=["lm_head", f"model.{family.tower}", f"model.{family.projector}"],
     )
 
 
