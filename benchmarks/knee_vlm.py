@@ -6,7 +6,7 @@ ScaleFL-med's own command runs it, five rounds and batches of one; `longer` goes
 that has finished is not run again, and one that was stopped goes on, so the table resumes where it stopped.
 
     python -m benchmarks.knee_vlm command ~/knee-oa --output ~/motley/knee-vlm
-    python -m benchmarks.knee_vlm longer ~/knee-oa --output ~/motley/knee-vlm --set data.max-samples=1500
+    python -m benchmarks.knee_vlm longer ~/knee-oa --output ~/motley/knee-vlm --seeds 3
 """
 
 import argparse
@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.level_runs import LevelRun, table
+from benchmarks.level_runs import LevelRun, progress, table
 from benchmarks.submodels import parse_change
 
 CLIENTS = 4
@@ -38,31 +38,25 @@ LANGUAGE: Mapping[str, Any] = {
 VISION: Mapping[str, Any] = {
     "model": "elastic-resnet20",
     "data.image-size": 32,
+    "train.batch-size": 32,
     "train.learning-rate": 0.05,
     "train.momentum": 0.9,
 }
 METHODS: Mapping[str, Mapping[str, Any]] = {
     "ScaleFL-med": {**LANGUAGE, "strategy": "scalefl"},
+    "ScaleFL-med, plain loss": {**LANGUAGE, "strategy": "scalefl", "scalefl.classes": "plain"},
     "smallest for all": {**LANGUAGE, "strategy": "fedavg-smallest"},
     "largest only": {**LANGUAGE, "strategy": "fedavg-largest"},
     "ScaleFL, elastic ResNet-20": {**VISION, "strategy": "scalefl"},
 }
 LENGTHS: Mapping[str, Mapping[str, Any]] = {
     "command": {"num-rounds": 5, "evaluate-every": 5, "train.batch-size": 1},
-    "longer": {"num-rounds": 20, "evaluate-every": 5, "train.batch-size": 10},
+    "longer": {"num-rounds": 40, "evaluate-every": 5, "train.batch-size": 10},
 }
 
 
-def settings_of(row: str, length: str, changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a run's settings; a network with batch norms cannot learn from batches of one, so it has ten."""
-    settings = {**BASE, **LENGTHS[length], **METHODS[row], **changes}
-    if METHODS[row]["model"] == VISION["model"]:
-        settings["train.batch-size"] = max(10, settings["train.batch-size"])
-    return settings
-
-
 def main() -> None:
-    """Run what is missing and print the table."""
+    """Run what is missing; print the table, and what the evaluations before came to."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("length", choices=LENGTHS)
     parser.add_argument("data", type=Path, help="a folder with train.parquet and test.parquet")
@@ -78,12 +72,13 @@ def main() -> None:
         **dict(map(parse_change, arguments.set)),
     }
     runs = [
-        LevelRun(row, seed, CLIENTS, settings_of(row, arguments.length, changes))
+        LevelRun(row, seed, CLIENTS, {**BASE, **LENGTHS[arguments.length], **METHODS[row], **changes})
         for seed in range(arguments.seeds)
         for row in arguments.rows
     ]
     output = arguments.output.expanduser().resolve()
-    print("\n".join(table({run: run.by_level(output) for run in runs})))
+    results = {run: run.evaluations(output) for run in runs}
+    print("\n".join([*table(results), "", *progress(results)]))
 
 
 if __name__ == "__main__":

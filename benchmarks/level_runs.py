@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
-from typing import Any
+from typing import Any, TypeVar
 
 from protocol.settings import RunSettings
 from protocol.values import numbers
@@ -17,6 +17,9 @@ Figures = Mapping[str, float]
 """``accuracy``, and ``metric`` if the run has one, both from 0 or -1 to 1."""
 ByLevel = Sequence[Figures | None]
 """The smallest level first; ``None`` where a method has nothing for a level."""
+Evaluations = Mapping[int, ByLevel]
+"""By round."""
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,31 +31,26 @@ class LevelRun:
     clients: int
     settings: Mapping[str, Any]
 
-    def by_level(self, output: Path, last: int = 1) -> ByLevel:
-        """Run it, or read what it came to before; a figure is the mean of the last evaluations.
+    def evaluations(self, output: Path) -> Evaluations:
+        """Run it, or read what it came to before, and return each evaluation's figures by round.
 
         Parameters
         ----------
         output
             Where runs are kept.
-        last
-            How many evaluations.
         """
         place = output / self._name
-        kept = place / "result.json"
-        if kept.exists():
-            known: ByLevel = json.loads(kept.read_text())
-            return known
         settings = RunSettings.parse(
             {**self.settings, "seed": self.seed, "output-dir": str(place), "resume": "auto"}
         )
         finished = [RunFolder(models.parent) for models in place.glob("*/models")]
         folder = finished[0] if finished else run_over(grid_for(settings, self.clients), settings)
-        lines = [line["levels"] for line in folder.rounds() if "levels" in line][-last:]
         levels = range(1, len(numbers(settings.levels.shares)) + 1)
-        result = [_mean([_at(line, level, settings.strategy) for line in lines]) for level in levels]
-        kept.write_text(json.dumps(result))
-        return result
+        return {
+            line["round"]: [_at(line["levels"], level, settings.strategy) for level in levels]
+            for line in folder.rounds()
+            if "levels" in line
+        }
 
     @property
     def _name(self) -> str:
@@ -61,17 +59,36 @@ class LevelRun:
         return f"{self.row.replace(' ', '-').replace(',', '')}-{mark:08x}-{self.seed}"
 
 
-def table(results: Mapping[LevelRun, ByLevel]) -> Iterator[str]:
-    """Yield the table's lines in Markdown: the mean over the seeds in percent, and κ if there is one."""
-    levels = len(next(iter(results.values())))
-    yield f"| | {' | '.join(f'level {level}' for level in range(1, levels + 1))} | mean | seeds |"
+def table(results: Mapping[LevelRun, Evaluations]) -> Iterator[str]:
+    """Yield the last evaluations in Markdown: the mean over the seeds in percent, and κ if there is one."""
+    last = {run: evaluations[max(evaluations)] for run, evaluations in results.items()}
+    levels = len(next(iter(last.values())))
+    yield _row("", *(f"level {level}" for level in range(1, levels + 1)), "mean", "seeds")
     yield "|---" * (levels + 3) + "|"
-    for row in dict.fromkeys(run.row for run in results):
-        runs = [found for run, found in results.items() if run.row == row]
+    for row, runs in _by_row(last):
         cells = [_mean(of_level) for of_level in zip(*runs, strict=True)]
         means = [known["accuracy"] for run in runs if (known := _mean(run)) is not None]
         spread = f"{100 * min(means):.1f}–{100 * max(means):.1f}"
-        yield f"| {row} | {' | '.join(map(_shown, [*cells, _mean(cells)]))} | {spread} |"
+        yield _row(row, *map(_shown, [*cells, _mean(cells)]), spread)
+
+
+def progress(results: Mapping[LevelRun, Evaluations]) -> Iterator[str]:
+    """Yield the lines of a table by round: the mean over levels and seeds, whatever runs have come to."""
+    rounds = sorted(next(iter(results.values())))
+    yield _row("round", *map(str, rounds))
+    yield "|---" * (len(rounds) + 1) + "|"
+    for row, runs in _by_row(results):
+        of_rounds = ([figures for run in runs for figures in run[number]] for number in rounds)
+        yield _row(row, *(_shown(_mean(figures)) for figures in of_rounds))
+
+
+def _by_row(results: Mapping[LevelRun, Result]) -> Iterator[tuple[str, list[Result]]]:
+    for row in dict.fromkeys(run.row for run in results):
+        yield row, [result for run, result in results.items() if run.row == row]
+
+
+def _row(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 def _at(levels: Sequence[Mapping[str, Any]], level: int, strategy: str) -> Figures | None:

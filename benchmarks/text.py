@@ -61,7 +61,7 @@ def main() -> None:
         for seed in range(arguments.seeds)
         for row, own in {**METHODS, **(BOUND if arguments.bound else {})}.items()
     ]
-    print("\n".join(table({run: run.by_level(output) for run in runs})))
+    print("\n".join(table({run: run.evaluations(output) for run in runs})))
 
 
 if __name__ == "__main__":
