@@ -8,6 +8,7 @@ is measured at each level as well.
     python -m benchmarks.vlm_needs
 """
 
+import argparse
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -125,6 +126,7 @@ def measured() -> Iterator[str]:
 
 def main() -> None:
     """Print the tables."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter).parse_args()
     print("\n".join(rows()))
     if torch.cuda.is_available():
         print("\n".join(measured()))

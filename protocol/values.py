@@ -27,11 +27,7 @@ ModelName = Literal[
 ]
 MODEL_NAMES: tuple[str, ...] = get_args(ModelName)
 
-StrategyName = Literal[
-    "scarlet",
-    "dsfl",
-    "fedavg",
-    "individual",
+SubmodelStrategyName = Literal[
     "scalefl",
     "heterofl",
     "fedrolex",
@@ -40,8 +36,10 @@ StrategyName = Literal[
     "fedavg-smallest",
     "fedavg-largest",
 ]
-SUBMODEL_STRATEGIES = frozenset(get_args(StrategyName)[4:])
+SUBMODEL_STRATEGIES = frozenset(get_args(SubmodelStrategyName))
 """The strategies whose clients train parts of one elastic network."""
+
+StrategyName = Literal["scarlet", "dsfl", "fedavg", "individual", SubmodelStrategyName]
 
 DATA_SETS = ("digits",)
 """The data sets that come along."""

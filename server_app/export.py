@@ -173,7 +173,7 @@ def _write_onnx(model: nn.Module, facts: Mapping[str, Any], output: Path) -> Non
             verbose=False,
         )
     except ImportError as error:
-        raise SettingsError(f"--format onnx: {error}; install motley[onnx]") from error
+        raise SettingsError(f"--format onnx: {error}; `uv pip install onnx onnxscript`") from error
     assert program is not None
     for name in ("model", "level", "experiment", "round"):
         program.model.metadata_props[name] = str(facts[name])

@@ -167,7 +167,7 @@ def _four_bits(family: Family, dtype: torch.dtype) -> Any:  # noqa: ANN401
         import bitsandbytes  # type: ignore[import-not-found]  # noqa: F401
     except ImportError as error:
         raise SettingsError(
-            'vlm.quantisation = "4bit": needs bitsandbytes; install motley[quantisation]'
+            'vlm.quantisation = "4bit": needs bitsandbytes; `uv pip install bitsandbytes` where this runs'
         ) from error
     if not has_gpu():  # bitsandbytes computes on a CPU too, but after the first answer no gradient passes it
         raise SettingsError('vlm.quantisation = "4bit": needs a GPU, there is none')
