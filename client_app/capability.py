@@ -20,13 +20,10 @@ from models.registry import require_inputs
 from protocol.files import write_atomically
 from protocol.settings import NodeSettings, RunSettings
 from strategies.levels import plan_levels
-from strategies.memory import Halving, is_out_of_memory
+from strategies.memory import Halving, is_out_of_memory, training_bytes
 from strategies.precision import Arithmetic
 from strategies.training import mean_over_exits
 
-_COPIES = 3
-"""Of each parameter training holds the value, the gradient and the momentum."""
-_BYTES = 4
 _TIMED_STEPS = 2
 _MEMORY_INFO = Path("/proc/meminfo")
 _CONTAINER = Path("/sys/fs/cgroup")
@@ -40,8 +37,8 @@ class Need:
     shape: Shape
     parameters: int
     memory: float
-    """Bytes of parameters, gradients, momentum and one batch's activations; infinite: one sample's do not
-    fit."""
+    """Bytes of parameters, gradients, what a step remembers, and one batch's activations; infinite: one
+    sample's do not fit."""
     seconds_per_step: float
     seconds_per_round: float
 
@@ -91,13 +88,12 @@ def measure(run: RunSettings, model: str, data: ClientData, device: torch.device
     inputs, targets = data.train.inputs[batch].to(device), data.train.targets[batch].to(device)
     arithmetic = Arithmetic(run.precision, device)
     steps = run.train.epochs * math.ceil(len(data.train) / run.train.batch_size)
-    needs = []
-    for level, shape in enumerate(levels, start=1):
-        network = build_elastic(design, input_shape, classes, run.seed, shape)
+    needs: list[Need] = []
+    for level, shape in reversed(list(enumerate(levels, start=1))):  # a frozen base is read once, the deepest
+        network = build_elastic(design, input_shape, classes, run.seed, shape, pretrained=False)
         activations, seconds = _measure_batch(network, inputs, targets, arithmetic)
-        parameters = count_parameters(network)
-        memory = _COPIES * _BYTES * parameters + _frozen_bytes(network) + activations
-        needs.append(Need(level, shape, parameters, memory, seconds, steps * seconds))
+        memory = training_bytes(network, run.train.optimizer) + activations
+        needs.insert(0, Need(level, shape, count_parameters(network), memory, seconds, steps * seconds))
     return needs
 
 
@@ -183,12 +179,17 @@ def _measure_batch(
 def _measure_step(
     network: nn.Module, inputs: Tensor, targets: Tensor, arithmetic: Arithmetic
 ) -> tuple[int, float]:
-    """Return the bytes that a step keeps for its backward pass, and its seconds after a first step."""
+    """Return the bytes that a step keeps for its backward pass, and its seconds after a first step.
+
+    Weights are kept for it as well, but these are held anyway.
+    """
     kept: dict[int, int] = {}
+    weights = {parameter.untyped_storage().data_ptr() for parameter in network.parameters()}
 
     def note(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        kept[storage.data_ptr()] = storage.nbytes()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
@@ -197,10 +198,6 @@ def _measure_step(
     for _ in range(_TIMED_STEPS):
         _step(network, inputs, targets, arithmetic)
     return sum(kept.values()), (time.perf_counter() - started) / _TIMED_STEPS
-
-
-def _frozen_bytes(network: nn.Module) -> int:
-    return sum(parameter.nbytes for parameter in network.parameters() if not parameter.requires_grad)
 
 
 def _step(network: nn.Module, inputs: Tensor, targets: Tensor, arithmetic: Arithmetic) -> None:

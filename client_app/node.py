@@ -122,8 +122,9 @@ class Node:
         return pinned(self._state_folder(experiment) / "level.json", question, self._measured)
 
     def _measured(self) -> Carried:
-        needs = measure(self.run, self.model_name, self._data(), self.device)
-        return choose(needs, Budgets.of(self.settings, self.device))
+        data = self._data()
+        budgets = Budgets.of(self.settings, self.device)  # before anything that is measured takes memory
+        return choose(measure(self.run, self.model_name, data, self.device), budgets)
 
     def _pool(self) -> PublicPool:
         return load_shared(self.run, self.settings.public_path).pool

@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--node-config", default="partition-id=0 num-partitions=20", help="as SuperNodes take it"
     )
     options = parser.parse_args(arguments)
-    console = Console(width=_WIDTH)
+    console = Console(width=_WIDTH, markup=False)
     try:
         run = RunSettings.parse(flatten_dict(tomllib.loads(options.run_config.read_text())))
         node = NodeSettings.parse(parse_config_args([options.node_config]))
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         run, device = run.model_copy(update={"precision": precision}), place.device
         needs = measure(run, node.model or run.model, data_of(run, node).to(device), device)
     except (MotleyError, OSError, ValueError, ClickException) as error:
-        Console(stderr=True).print(f"error: {error}", highlight=False)
+        Console(stderr=True, markup=False).print(f"error: {error}", highlight=False)
         return 1
     for note in filter(None, [place.note, slower]):
         console.print(note, highlight=False)

@@ -4,6 +4,7 @@ import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -15,7 +16,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("flwr")
 
-_FILES = ("image", "image_path", "image_file", "image_id", "img", "img_path")
+_FILES = (
+    *("image", "image_path", "image_file", "image_id", "img", "img_path"),
+    *("file_name", "filename", "file", "file_path", "path"),
+)
+"""Compared without regard to case."""
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
 _TEXTS = ("text", "sentence", "content", "question", "utterance")
 _LABELS = ("label", "labels", "class", "target", "fine_label")
@@ -100,8 +105,8 @@ class Roles:
     def mention_instructions(self, table: "Dataset", where: str) -> None:
         """Write into the log that instructions which come with images are not what is asked."""
         others = {self.label, self.site, self.group}
-        for name in _INSTRUCTIONS if self.image else ():
-            if name not in table.column_names or name in others:
+        for name in _columns_of_text(table, _INSTRUCTIONS) if self.image else ():
+            if name in others:
                 continue
             if (count := len(table.unique(name))) > 1:
                 log.info(
@@ -130,7 +135,7 @@ def _file_column(table: "Dataset", others: set[str], folder: Path, where: str) -
     if not folder.is_absolute():  # a data set of the hub
         return ""
     named = {
-        name: [cell for cell in table[name][:_LOOKED_AT] if cell]
+        name: list(islice(filter(None, table[name]), _LOOKED_AT))
         for name in _columns_of_text(table, _FILES)
         if name not in others
     }
@@ -162,8 +167,9 @@ def _text_column(table: "Dataset") -> str:
 
 
 def _columns_of_text(table: "Dataset", names: Sequence[str]) -> list[str]:
-    kinds = {name: getattr(kind, "dtype", "") for name, kind in table.features.items()}
-    return [name for name in names if kinds.get(name) in _KINDS_OF_TEXT]
+    """Return those of a table's columns that have one of the names, in the names' order, and hold texts."""
+    texts = [name for name, kind in table.features.items() if getattr(kind, "dtype", "") in _KINDS_OF_TEXT]
+    return [column for name in names for column in texts if column.lower() == name]
 
 
 def _label_column(table: "Dataset", names: Sequence[str]) -> str:

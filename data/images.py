@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from data.inputs import PixelInputs
-from data.rows import ImageRows
+from data.rows import ImageRows, decoded
 from protocol.errors import DataError
 
 if TYPE_CHECKING:
@@ -171,6 +172,34 @@ def prepare(rows: ImageRows, conversion: Conversion, count: int, max_bad: float,
     return _mapped(folder, facts["shape"])
 
 
+def read_image(file: Path, shape: tuple[int, int, int]) -> Tensor:
+    """Read one file as `prepare` would.
+
+    Parameters
+    ----------
+    file
+        PNG, JPEG and the like.
+    shape
+        Channels, height and width to bring it to.
+
+    Returns
+    -------
+    Tensor
+        Uint8 of that shape.
+
+    Raises
+    ------
+    DataError
+        If it is no image that could be learned from.
+    """
+    try:
+        image = decoded(file.read_bytes())
+        _require_bytes(image)
+    except Exception as error:  # of foreign bytes Pillow's decoders raise all sorts
+        raise DataError(f"{file}: cannot be read as an image: {error}") from error
+    return torch.from_numpy(_fitted(image, shape).copy())
+
+
 def cache_folder() -> Path:
     """Return where prepared images lie, in the user's cache folder; they may be deleted at any time."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "motley"
@@ -283,29 +312,37 @@ def _prepare_one(
         return DataError(
             "an image in colour, the first are grey: set data.channels = 1 or 3, to which all are converted"
         )
-    image = image.convert("L" if settled.channels == 1 else "RGB")
-    if image.size != (settled.width, settled.height):
-        image = image.resize((settled.width, settled.height))
-    pixels = np.asarray(image, dtype=np.uint8).reshape(settled.height, settled.width, settled.channels)
-    return _Prepared(
-        pixels.transpose(2, 0, 1).tobytes(), hashlib.blake2b(content, digest_size=_HASH_BYTES).digest()
-    )
+    pixels = _fitted(image, (settled.channels, settled.height, settled.width))
+    return _Prepared(pixels.tobytes(), hashlib.blake2b(content, digest_size=_HASH_BYTES).digest())
 
 
 def _read(rows: ImageRows, row: int) -> "tuple[bytes, Image] | _Unreadable":
     try:
         content = rows.content(row)
         image = rows.decode(content)
-        if image.mode.startswith(("I", "F")):  # Pillow would cut these off at 255
-            raise ValueError(
-                f"its pixels are {image.mode}, they must have 8 bits: scale them to 0..255, for a file does "
-                "not say how bright its brightest are"
-            )
-        if image.mode not in _CONVERTED:
-            raise ValueError(f"its pixels are {image.mode}, they must be one of {', '.join(_CONVERTED)}")
+        _require_bytes(image)
     except Exception as error:  # of foreign bytes Pillow's decoders raise all sorts
         return _Unreadable(f"{type(error).__name__}: {error}")
     return content, image
+
+
+def _require_bytes(image: "Image") -> None:
+    if image.mode.startswith(("I", "F")):  # Pillow would cut these off at 255
+        raise ValueError(
+            f"its pixels are {image.mode}, they must have 8 bits: scale them to 0..255, for a file does "
+            "not say how bright its brightest are"
+        )
+    if image.mode not in _CONVERTED:
+        raise ValueError(f"its pixels are {image.mode}, they must be one of {', '.join(_CONVERTED)}")
+
+
+def _fitted(image: "Image", shape: tuple[int, int, int]) -> NDArray[np.uint8]:
+    """Bring an image to channels, height and width."""
+    channels, height, width = shape
+    image = image.convert("L" if channels == 1 else "RGB")
+    if image.size != (width, height):
+        image = image.resize((width, height))
+    return np.asarray(image, dtype=np.uint8).reshape(height, width, channels).transpose(2, 0, 1)
 
 
 def _named(unreadable: Sequence[tuple[str, str]]) -> str:

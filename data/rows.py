@@ -72,21 +72,26 @@ class EncodedImages:
 
     def decode(self, content: bytes) -> "Image":
         """Decode them, and turn the picture as the camera was held."""
-        from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
-
-        try:
-            image = Image.open(io.BytesIO(content))
-        except UnidentifiedImageError:  # it names an object in memory
-            raise ValueError("these bytes are no image") from None
-        image.load()
-        turned = ExifTags.Base.Orientation in image.getexif()
-        return ImageOps.exif_transpose(image) if turned else image
+        return decoded(content)
 
     def _files(self) -> Iterator[Path]:
         """Yield the files that hold what the data set itself does not."""
         for cells in self._column.data.column(self._name).chunks:
             outside = cells.field("path").filter(cells.field("bytes").is_null())
             yield from (self._folder / name for name in outside.drop_null().to_pylist())
+
+
+def decoded(content: bytes) -> "Image":
+    """Return the image of PNG, JPEG and the like, turned as the camera was held; raises all sorts."""
+    from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+
+    try:
+        image = Image.open(io.BytesIO(content))
+    except UnidentifiedImageError:  # it names an object in memory
+        raise ValueError("these bytes are no image") from None
+    image.load()
+    turned = ExifTags.Base.Orientation in image.getexif()
+    return ImageOps.exif_transpose(image) if turned else image
 
 
 class ArrayImages:

@@ -107,14 +107,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         settings = RunSettings.parse(flatten_dict(tomllib.loads(options.run_config.read_text())))
         report = SplitReport.of(settings, options.clients)
-        console = Console(width=None if sys.stdout.isatty() else 160)
+        console = Console(width=None if sys.stdout.isatty() else 160, markup=False)
         console.print(report.table())
         console.print(", ".join(f"{name}: {size}" for name, size in report.others.items()), highlight=False)
         if options.picture:
             report.picture().savefig(options.picture, dpi=150)
             console.print(f"Wrote {options.picture}", highlight=False)
     except (MotleyError, OSError, ValueError) as error:
-        Console(stderr=True).print(f"error: {error}", highlight=False, soft_wrap=True)
+        Console(stderr=True, markup=False).print(f"error: {error}", highlight=False, soft_wrap=True)
         return 1
     return 0
 

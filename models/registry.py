@@ -91,22 +91,24 @@ def build_elastic(
     num_classes: int,
     seed: int,
     shape: Shape | None,
+    pretrained: bool = True,
 ) -> ExitNetwork:
     """Build a shape of an elastic network on the CPU, by default the whole without early exits.
 
-    Pretrained weights are cut as submodels are: leading channels. As `build_model`; raises
-    ``SettingsError`` when the network cannot take such inputs or shapes.
+    Pretrained weights are cut as submodels are: leading channels. Without ``pretrained`` those that learn
+    are not read, for others take their place. As `build_model`; raises ``SettingsError`` when the network
+    cannot take such inputs or shapes.
     """
     shape = shape or design.whole()
     try:
         model = _seeded(lambda: design.build(input_shape, num_classes, shape), seed)
     except ValueError as error:
         raise SettingsError(str(error)) from error
-    if design.initial is not None:
+    if pretrained and design.initial is not None:
         whole = axes_of(design.on_meta(input_shape, num_classes, design.preset[-1]))
-        pretrained = design.initial()
-        part = {name: axes for name, axes in axes_of(model).items() if name in pretrained}
-        model.load_state_dict(SliceMap(whole, part).extract(pretrained), strict=False)
+        initial = design.initial()
+        part = {name: axes for name, axes in axes_of(model).items() if name in initial}
+        model.load_state_dict(SliceMap(whole, part).extract(initial), strict=False)
     return model
 
 
@@ -167,9 +169,10 @@ def require_inputs(model: str, input_shape: tuple[int, ...], settings: RunSettin
     dimensions = len(input_shape)
     if dimensions == _DIMENSIONS[reads] or (reads == "numbers" and dimensions == 3):
         return
+    unseen = reads == "images" and dimensions == 1
     raise SettingsError(
         f"model = {model!r}: reads {reads}, but the data are {_KINDS[dimensions]}; allowed is "
-        f"{_ALLOWED[dimensions]}"
+        f"{_ALLOWED[dimensions]}{'; a column that names files of images is named in data.image' * unseen}"
     )
 
 

@@ -356,6 +356,15 @@ class RunSettings(Table):
         return self
 
     @model_validator(mode="after")
+    def _adapters_are_merged(self) -> Self:
+        if self.lora.merge != "count" and self.strategy not in SUBMODEL_STRATEGIES:
+            raise ValueError(
+                f'lora.merge = "{self.lora.merge}": strategy {self.strategy} merges no adapters of unequal '
+                'rank; allowed is "count"'
+            )
+        return self
+
+    @model_validator(mode="after")
     def _calibration_has_its_samples(self) -> Self:
         if self.scalefl.calibration == "withheld" and self.data.withheld_size < 2:
             raise ValueError(

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
-from torch import Tensor
 
-from protocol.errors import DataError, MotleyError, SettingsError
+from data.images import read_image
+from protocol.errors import MotleyError, SettingsError
 from server_app.export import settings_of, submodel_of
 
 
@@ -30,17 +30,19 @@ def describe(run: Path, level: int, images: Sequence[Path], prompt: str = "", mo
     prompt
         What is asked; empty: the run's own question.
     most
-        Tokens of an answer, at most.
+        Tokens of an answer, at most; from 1.
 
     Raises
     ------
     ResumeError
         If the folder holds no run, or one without a checkpoint.
     SettingsError
-        If the run's network is no vision-language model, or has no such level.
+        If the run's network is no vision-language model, or has no such level, or ``most`` is below 1.
     DataError
         If a file is no image.
     """
+    if most < 1:
+        raise SettingsError(f"--most = {most}: must be at least 1")
     settings = settings_of(run)
     if settings.model != "elastic-vlm":
         raise SettingsError(f'model = "{settings.model}": says nothing; only "elastic-vlm" does')
@@ -49,22 +51,8 @@ def describe(run: Path, level: int, images: Sequence[Path], prompt: str = "", mo
     network, facts = submodel_of(run, settings, level)
     assert isinstance(network, VisionLanguageNetwork)
     channels, height, width = facts["input_shape"]
-    batch = torch.stack([_read(path, channels, (width, height)) for path in images])
-    return network.describe(batch, prompt or settings.vlm.prompt, most)
-
-
-def _read(path: Path, channels: int, size: tuple[int, int]) -> Tensor:
-    """Read an image as float from 0 to 1, of shape (channels, height, width)."""
-    from PIL import Image
-    from torchvision.transforms.functional import pil_to_tensor
-
-    try:
-        with Image.open(path) as image:
-            fitted = image.convert("L" if channels == 1 else "RGB").resize(size)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read as an image: {error}") from error
-    pixels: Tensor = pil_to_tensor(fitted)
-    return pixels.float() / 255
+    batch = torch.stack([read_image(path, (channels, height, width)) for path in images])
+    return network.describe(batch.float() / 255, prompt or settings.vlm.prompt, most)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -82,10 +70,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         said = describe(options.run.expanduser(), options.level, images, options.prompt, options.most)
     except (MotleyError, OSError) as error:
-        Console(stderr=True).print(f"error: {error}", highlight=False, soft_wrap=True)
+        Console(stderr=True, markup=False).print(f"error: {error}", highlight=False, soft_wrap=True)
         return 1
     for path, text in zip(options.images, said, strict=True):
-        Console().print(f"{path}: {text}", highlight=False, soft_wrap=True, markup=False)
+        Console(markup=False).print(f"{path}: {text}", highlight=False, soft_wrap=True)
     return 0
 
 

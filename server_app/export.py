@@ -105,9 +105,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         export(options.run.expanduser(), options.level, options.output.expanduser(), options.format)
     except (MotleyError, OSError) as error:
-        Console(stderr=True).print(f"error: {error}", highlight=False, soft_wrap=True)
+        Console(stderr=True, markup=False).print(f"error: {error}", highlight=False, soft_wrap=True)
         return 1
-    Console().print(f"Wrote {options.output}", highlight=False, soft_wrap=True)
+    Console(markup=False).print(f"Wrote {options.output}", highlight=False, soft_wrap=True)
     return 0
 
 
@@ -136,7 +136,7 @@ def submodel_of(run: Path, settings: RunSettings, level: int) -> tuple[ExitNetwo
     if not submodels.plan.trains(level):
         raise SettingsError(f"level = {level}: this run has no submodel for it")
     inputs = calibration_inputs(settings)
-    if inputs is None and has_norms(submodels.build(submodels.shape(level))):
+    if inputs is None and has_norms(submodels.build(submodels.shape(level), pretrained=False)):
         raise SettingsError('scalefl.calibration = "none": there is nothing to calibrate the norms on')
     model = submodels.calibrated(level, checkpoint.round, checkpoint.weights, inputs).eval()
     shape = submodels.shape(level)

@@ -130,7 +130,7 @@ def as_text(summary: Summary, folder: RunFolder) -> str:
     table = Table(show_header=False)
     for name, value in summary.rows():
         table.add_row(name, value)
-    console = Console(file=io.StringIO(), width=110, color_system=None)
+    console = Console(file=io.StringIO(), width=110, color_system=None, markup=False)
     console.print(table)
     if graded := grade_rows(summary.lines):
         grades = Table(*HEADINGS, title="Grades", title_justify="left")

@@ -10,13 +10,12 @@ import torch
 from torch import nn
 
 from protocol.errors import MotleyError
+from strategies.optimizers import COPIES, OptimizerName
 
 log = logging.getLogger("flwr")
 
 T = TypeVar("T")
 
-_COPIES = 3
-"""Of each parameter training holds the value, the gradient and the momentum."""
 _TELLTALES = (
     "DefaultCPUAllocator: can't allocate memory",
     "DefaultCPUAllocator: not enough memory",
@@ -123,10 +122,16 @@ def shortage_explained(model: nn.Module, size: Callable[[], int]) -> Iterator[No
         ) from error
 
 
+def training_bytes(model: nn.Module, optimizer: OptimizerName = "sgd") -> int:
+    """Return what a network's parameters take in training, with their gradients and what a step remembers."""
+    copies = COPIES[optimizer]
+    return sum(p.nbytes * (copies if p.requires_grad else 1) for p in model.parameters())
+
+
 def _weight_of(model: nn.Module) -> str:
     parameters = list(model.parameters())
     count = sum(parameter.numel() for parameter in parameters)
-    taken = _COPIES * sum(parameter.nbytes for parameter in parameters)
+    taken = training_bytes(model)
     return (
         f"on {parameters[0].device} the network's {count:,} parameters alone take {taken / 1e6:.3g} MB with "
         "their gradients and momentum"

@@ -4,7 +4,7 @@ The classes in ``torch.optim`` import torch's compiler when one is made, which t
 four seconds, and a real node has a fresh process for each message.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, Protocol
 
 import torch
@@ -13,6 +13,9 @@ from torch.optim.adamw import adamw
 from torch.optim.sgd import sgd
 
 OptimizerName = Literal["sgd", "adamw"]
+
+COPIES: Mapping[OptimizerName, int] = {"sgd": 3, "adamw": 4}
+"""Of each parameter that learns: its value, its gradient, and the momentum or both moments."""
 
 BETAS = (0.9, 0.999)
 EPSILON = 1e-8

@@ -186,7 +186,7 @@ def _answers(
     model: nn.Module, inputs: Inputs, arithmetic: Arithmetic, answer: Callable[[Tensor], T]
 ) -> list[T]:
     """Return a network's answers batch by batch, in eval mode; in smaller batches where memory is short."""
-    halving = Halving(EVALUATION_BATCH)
+    halving = Halving(model.answers_at_once if isinstance(model, ExitNetwork) else EVALUATION_BATCH)
 
     def all_answers(size: int) -> list[T]:
         return [answer(batch) for batch in in_batches(inputs, size)]

@@ -100,6 +100,8 @@ class ElasticBert(ExitNetwork):
             }
         )
 
+    answers_at_once = 64
+
     def exits(self, inputs: Tensor) -> list[Tensor]:
         """Map ids of tokens ``(batch, positions)``, int64, to each exit's logits ``(batch, classes)``."""
         states = self._encode(inputs, output_hidden_states=True).hidden_states

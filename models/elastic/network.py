@@ -46,6 +46,9 @@ class ExitNetwork(nn.Module, ABC):
     sent, see ``models.learned_state``.
     """
 
+    answers_at_once: int = 500
+    """How many inputs it is given at most where nothing is learned: few where one takes much memory."""
+
     @abstractmethod
     def exits(self, inputs: Tensor) -> list[Tensor]:
         """Map a batch to each exit's logits ``(batch, classes)``, the shallowest first."""

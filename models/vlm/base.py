@@ -111,6 +111,7 @@ def base_of(source: Source, depth: int) -> nn.Module:
         return _without_memory(checkpoint, depth)
     held = _loaded.get(source)
     if held is None or len(decoder_of(held, checkpoint.family).layers) < depth:
+        held = None
         _loaded.clear()  # two large bases would not fit
         # Loading draws numbers; what the network draws after it must not depend on what was loaded before.
         with torch.random.fork_rng(devices=[]):
@@ -138,11 +139,22 @@ def _load(source: Source, checkpoint: Checkpoint, depth: int) -> nn.Module:
     options: dict[str, Any] = {"dtype": source.dtype}
     if source.quantisation == "4bit":
         options["quantization_config"] = _four_bits(checkpoint.family, source.dtype)
+        options["device_map"] = {"": "cpu"}  # as all others, until the network is moved
     with _as_settings_error(source.place, "its weights cannot be read"), _quiet():
-        model: nn.Module = AutoModelForImageTextToText.from_pretrained(
-            expanded(source.place), config=_truncated(checkpoint.config, depth), **options
+        read: Any = AutoModelForImageTextToText.from_pretrained(
+            expanded(source.place),
+            config=_truncated(checkpoint.config, depth),
+            output_loading_info=True,
+            **options,
         )
-    return model
+    model, report = read
+    # What a checkpoint lacks transformers draws at random: each party would have another base.
+    if lacking := sorted([*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])]):
+        raise SettingsError(
+            f'pretrained = "{source.place}": its weights lack {", ".join(lacking[:3])}; {len(lacking)} in all'
+        )
+    loaded: nn.Module = model
+    return loaded
 
 
 @contextmanager

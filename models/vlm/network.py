@@ -58,6 +58,8 @@ class VisionLanguageNetwork(ExitNetwork):
             module.axes = {name: (None,) * parameter.dim() for name, parameter in own}  # type: ignore[assignment]
         self._own_loss: Tensor | None = None
 
+    answers_at_once = 16
+
     def exits(self, inputs: Tensor) -> list[Tensor]:
         """Map images to each exit's logits.
 
@@ -176,12 +178,18 @@ class VisionLanguageNetwork(ExitNetwork):
         return {name: tensor.to(images.device) for name, tensor in pixels.items()} | types
 
     def _tokens(self, normed: Tensor, tokens: Tensor | slice) -> Tensor:
-        """Return the logits of some of the vocabulary's tokens, float32 of shape (..., tokens)."""
+        """Return the logits of some of the vocabulary's tokens, float32 of shape (..., tokens).
+
+        Those of few tokens are computed in float32: bfloat16 has so few digits that answers would tie.
+        """
         head = self.base.get_output_embeddings()
-        rows = head.weight[tokens]
+        rows: Tensor = head.weight[tokens]
+        bias: Tensor | None = None if head.bias is None else head.bias[tokens]
+        if isinstance(tokens, Tensor):
+            rows, bias = rows.float(), None if bias is None else bias.float()
         as_held = nullcontext() if normed.is_meta else torch.autocast(normed.device.type, enabled=False)
         with as_held:
-            logits = F.linear(normed.to(rows.dtype), rows, None if head.bias is None else head.bias[tokens])
+            logits = F.linear(normed.to(rows.dtype), rows, bias)
         cap = getattr(self.base.config.get_text_config(), "final_logit_softcapping", None)
         return logits.float() if cap is None else cap * torch.tanh(logits.float() / cap)  # Gemma 2's
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from data import in_batches
-from models import load_learned_state, trained_state
+from models import trained_state
 from models.elastic import ExitNetwork, forget_statistics, recalibrate
 from models.elastic.norms import CALIBRATION_BATCH
 from protocol.errors import MessageError
@@ -60,9 +60,8 @@ class SubmodelClient:
         submodels = Submodels(client.settings, client.data.train.input_shape, client.data.num_classes)
         if not submodels.plan.trains(request.level):
             raise MessageError(f"level = {request.level}: there is no submodel for it")
-        model = submodels.build(submodels.shape(request.level))
         try:
-            load_learned_state(model, request.weights)
+            model = submodels.submodel(request.level, request.weights)
         except RuntimeError as error:
             raise MessageError(f"weights: not those of level {request.level}: {error}") from error
         return model.to(client.device)

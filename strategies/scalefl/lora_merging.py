@@ -100,18 +100,18 @@ class SingularValues(AdapterProducts):
     """Cuts the mean product back to the rank of the adapter (FlexLoRA, Bai et al. 2024).
 
     Its singular vectors stand in the order of their values, so that the leading slice of every level is the
-    best adapter of its rank. A decomposition takes about (size of the layer)^1.5 operations: seconds to a
-    minute for a layer of 4096 x 4096.
+    best adapter of its rank. The values go to B: a rank that the product lacks begins as a new adapter does,
+    with a B of zero and an A that is not, or no gradient would ever reach it. A decomposition takes about
+    (size of the layer)^1.5 operations: seconds to a minute for a layer of 4096 x 4096.
     """
 
     def _become(self, adapter: Adapter, mean: Tensor) -> Mapping[str, Tensor]:
         down, up = self._whole[adapter.down], self._whole[adapter.up]
         left, values, right = torch.linalg.svd(mean, full_matrices=False)
         rank = len(down)
-        roots = values[:rank].sqrt()
         return {
-            adapter.up: (left[:, :rank] * roots).to(up.dtype),
-            adapter.down: (roots[:, None] * right[:rank]).to(down.dtype),
+            adapter.up: (left[:, :rank] * values[:rank]).to(up.dtype),
+            adapter.down: right[:rank].to(down.dtype),
         }
 
 

@@ -57,11 +57,31 @@ class Submodels:
         self._num_classes = num_classes
         self._maps: dict[tuple[int, int, str], SliceMap] = {}
 
-    def build(self, shape: Shape) -> ExitNetwork:
-        """Build a submodel on the CPU, its norms without statistics, weights as the run's seed has them."""
+    def build(self, shape: Shape, pretrained: bool = True) -> ExitNetwork:
+        """Build a network on the CPU whose norms have no statistics, its weights the run's first ones.
+
+        Parameters
+        ----------
+        shape
+            Which of it there is.
+        pretrained
+            Whether a checkpoint's weights are read, if the run has one.
+        """
         seed = derive_seed(self._seed, "model", client=SERVER)
-        model = build_elastic(self._design, self._input_shape, self._num_classes, seed, shape)
+        model = build_elastic(self._design, self._input_shape, self._num_classes, seed, shape, pretrained)
         forget_statistics(model)
+        return model
+
+    def submodel(self, level: int, weights: Mapping[str, Tensor]) -> ExitNetwork:
+        """Build a level's submodel on the CPU with given weights.
+
+        Raises
+        ------
+        RuntimeError
+            If they are not those of the level.
+        """
+        model = self.build(self.shape(level), pretrained=False)
+        load_learned_state(model, weights)
         return model
 
     def shape(self, level: int) -> Shape:
@@ -104,8 +124,7 @@ class Submodels:
         calibration
             At least two inputs, on the device where the submodel is to be; None if it has no batch norms.
         """
-        submodel = self.build(self.shape(level))
-        load_learned_state(submodel, self.map(level, round).extract(whole))
+        submodel = self.submodel(level, self.map(level, round).extract(whole))
         if calibration is not None:
             submodel.to(calibration.device)
             recalibrate(submodel, in_batches(calibration, CALIBRATION_BATCH))

@@ -15,6 +15,7 @@ from data.inputs import TensorInputs
 from models.elastic import Shape
 from protocol.errors import SettingsError
 from protocol.settings import NodeSettings, RunSettings
+from strategies.precision import Arithmetic
 
 CPU = torch.device("cpu")
 NEEDS = [
@@ -89,6 +90,23 @@ def test_a_round_takes_its_steps(needs: list[Need]) -> None:
     for need in needs:
         assert need.seconds_per_step > 0
         assert need.seconds_per_round == pytest.approx(steps * need.seconds_per_step)
+
+
+def test_frozen_weights_count_once() -> None:
+    """A step keeps them for its backward pass, but they are held anyway."""
+    network = torch.nn.Sequential(
+        torch.nn.Linear(64, 1000), torch.nn.Linear(1000, 1000), torch.nn.Linear(1000, 3)
+    )
+    network[1].requires_grad_(False)
+    inputs, targets = torch.rand(2, 64), torch.tensor([0, 1])
+    kept, _ = capability._measure_step(network, inputs, targets, Arithmetic("fp32", CPU))
+    assert kept < network[1].weight.nbytes
+
+
+def test_two_moments_take_more_than_one_momentum(needs: list[Need]) -> None:
+    run = RunSettings.parse({"strategy": "scalefl", "model": "elastic-cnn", "train.optimizer": "adamw"})
+    (*_, whole) = measure(run, run.model, load_client_data(run, 0, 10), CPU)
+    assert whole.memory == needs[-1].memory + 4 * whole.parameters
 
 
 def test_in_16_bits_activations_take_less(needs: list[Need]) -> None:

@@ -122,6 +122,22 @@ def test_every_table_may_name_files_of_images(kind, absolute, named, tmp_path):
     assert source.labels.tolist() == LABELS
 
 
+@pytest.mark.parametrize("column", ["filename", "file_name", "Path", "Image"])
+def test_columns_of_files_have_the_names_that_others_give_them(column, tmp_path):
+    lines = [f"{file},{label}\n" for file, label in zip(image_files(tmp_path), LABELS, strict=True)]
+    source = load(csv(tmp_path, f"{column},label\n" + "".join(lines)))
+    assert torch.equal(source.content.pixels, PIXELS)
+
+
+def test_images_that_begin_after_many_rows_without_are_not_taken_for_texts(tmp_path):
+    files = [None] * 150 + list(image_files(tmp_path))
+    path = objects(tmp_path, [{"image": file, "text": "?", "label": 1} for file in files])
+    with pytest.raises(
+        DataError, match=r"none of the first 100 images can be read: row 0: .*there is no image"
+    ):
+        load(path, max_bad=0.99)
+
+
 def test_files_may_lie_in_folders_below(tmp_path):
     (tmp_path / "images").mkdir()
     names = [f"images/{name}" for name in image_files(tmp_path / "images")]
@@ -242,6 +258,12 @@ def test_several_instructions_are_not_used_and_the_log_says_what_is_asked(column
         f'data.source = "{path}": the 3 instructions of column {column!r} are not used: of every image a '
         "vision-language model is asked the run's vlm.prompt"
     ]
+
+
+def test_instructions_that_are_no_texts_are_passed_over(tmp_path):
+    said = [{"role": "user", "content": WHAT}]
+    path = parquet(tmp_path, image=image_files(tmp_path), prompt=[said] * 6, label=LABELS)
+    assert torch.equal(load(path).content.pixels, PIXELS)
 
 
 def test_one_instruction_for_all_leaves_nothing_in_the_log(tmp_path, caplog):

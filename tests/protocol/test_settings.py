@@ -213,6 +213,11 @@ WRONG_RUNS = [
     ({"train.decay": 0.0}, "train.decay = 0.0", "greater than 0"),
     ({"scalefl.start": 1.5}, "scalefl.start = 1.5", "less than or equal to 1"),
     ({"scalefl.loss": "mine"}, 'scalefl.loss = "mine"', "'paper', 'official' or 'mutual'"),
+    (
+        {"strategy": "fedavg", "model": "elastic-vlm", "lora.merge": "svd"},
+        'lora.merge = "svd"',
+        'strategy fedavg merges no adapters of unequal rank; allowed is "count"',
+    ),
     ({"strategy": "scalefl"}, 'model = "cnn"', f"allowed are {', '.join(filter(is_elastic, MODEL_NAMES))}$"),
     (
         {"strategy": "depthfl", "model": "elastic-cnn", "models": "cnn"},

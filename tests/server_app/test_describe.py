@@ -47,3 +47,20 @@ def test_a_network_that_only_sees_is_refused(tmp_path, images, capsys):
     folder = run_quickly(tmp_path / "runs", 2, strategy="scalefl", model="elastic-cnn", num_rounds=1)
     assert main([str(folder.path), "--level", "1", *images]) == 1
     assert 'model = "elastic-cnn": says nothing' in capsys.readouterr().err
+
+
+def test_images_are_read_as_those_that_were_learned_from(run, tmp_path, capsys):
+    """A picture of 16 bits would come out white."""
+    Image.new("I;16", (20, 30)).save(tmp_path / "x-ray.png")
+    assert main([str(run), "--level", "1", str(tmp_path / "x-ray.png")]) == 1
+    assert "x-ray.png: cannot be read as an image: its pixels are I;16" in capsys.readouterr().err
+
+
+def test_brackets_in_a_name_are_printed_as_they_are(run, capsys):
+    assert main([str(run), "--level", "1", "[/scans]/knee [red].png"]) == 1
+    assert "[/scans]/knee [red].png: cannot be read" in capsys.readouterr().err
+
+
+def test_an_answer_of_no_token_is_refused(run, images, capsys):
+    assert main([str(run), "--level", "1", "--most", "0", *images]) == 1
+    assert "--most = 0: must be at least 1" in capsys.readouterr().err

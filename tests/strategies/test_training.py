@@ -10,6 +10,7 @@ from torch import nn
 
 from data import Samples, batches
 from data.inputs import TensorInputs
+from models.elastic import ExitNetwork
 from protocol.errors import SettingsError
 from protocol.randomness import torch_generator
 from protocol.settings import TrainSettings
@@ -182,6 +183,25 @@ def test_more_samples_than_fit_a_batch_are_all_predicted_and_evaluated_as_one():
     result = evaluate(model, samples)
     assert result.examples == count
     assert result.loss == pytest.approx(F.cross_entropy(logits, samples.targets).item(), rel=1e-5)
+
+
+def test_a_network_of_which_one_input_takes_much_memory_is_given_few_at_once():
+    class Wide(ExitNetwork):
+        answers_at_once = 4
+
+        def __init__(self):
+            super().__init__()
+            self.linear = torch.nn.Linear(4, CLASSES)
+            self.seen = []
+
+        def exits(self, inputs):
+            self.seen.append(len(inputs))
+            return [self.linear(inputs.flatten(1))]
+
+    model = Wide()
+    evaluate(model, random_samples(10))
+    assert sum(model.seen) == 10
+    assert max(model.seen) <= 4
 
 
 @pytest.mark.parametrize("training", [True, False])

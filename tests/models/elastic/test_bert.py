@@ -1,5 +1,6 @@
 """BERT with exits: what is cut, what a checkpoint brings, what padding may not change."""
 
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -175,6 +176,16 @@ def test_its_weights_are_cut_as_submodels_are(checkpoint):
         if name.startswith("bert."):
             assert torch.equal(tensor, cut[name]), name
     assert len(part.bert.encoder.layer) < len(theirs.encoder.layer)
+
+
+def test_a_checkpoint_is_not_read_where_other_weights_take_the_place_of_its_own(checkpoint, monkeypatch):
+    folder, _ = checkpoint
+    design = pretrained_design(folder)
+    built = build_elastic(replace(design, initial=pytest.fail), TEXTS, CLASSES, 0, design.preset[0], False)
+    assert (
+        built.state_dict().keys()
+        == build_elastic(design, TEXTS, CLASSES, 0, design.preset[0]).state_dict().keys()
+    )
 
 
 def test_another_family_is_refused_by_name(tmp_path):

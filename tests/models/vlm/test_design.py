@@ -1,16 +1,20 @@
 """The tiny LLaVA, what it is asked, and what is refused."""
 
+import gc
 import json
 import subprocess
 import sys
+import weakref
 
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
 
 from models import build_elastic, elastic_design, learned_state
 from models.elastic import Shape, SliceMap, axes_of
-from models.vlm.base import checkpoint_of
+from models.vlm import base
+from models.vlm.base import Source, base_of, checkpoint_of
 from models.vlm.question import answers_of, ask
 from protocol.errors import SettingsError
 from tests.support.vlm import CLASSES, vlm_settings, write_checkpoint
@@ -102,6 +106,30 @@ def test_a_base_in_bfloat16_has_adapters_norms_and_a_projector_in_float32():
     F.cross_entropy(logits[-1], torch.tensor([0, 1])).backward()
     assert all(z.dtype == torch.float32 for z in logits)
     built.describe(torch.rand(1, *IMAGES), "Describe the image.", most=2)
+
+
+def test_answers_of_a_base_in_bfloat16_are_told_apart_by_more_digits_than_it_has():
+    """Around 20, where bfloat16 has steps of an eighth, answers would tie, and the lower grade would win."""
+    built = network(precision="bf16").eval()
+    end, answers = torch.randn(8, 64).bfloat16(), built._question.answers
+    exact = end.double() @ built.base.lm_head.weight[answers].double().T
+    torch.testing.assert_close(built._tokens(end, answers).double(), exact, atol=1e-5, rtol=1e-5)
+
+
+def test_a_deeper_base_is_read_when_the_one_before_is_gone(monkeypatch, tmp_path):
+    write_checkpoint("llava", tmp_path)
+    source = Source(str(tmp_path))
+    before = weakref.ref(base_of(source, 1).lm_head.weight)
+    load, gone = base._load, []
+
+    def note(*arguments):
+        gc.collect()
+        gone.append(before() is None)
+        return load(*arguments)
+
+    monkeypatch.setattr(base, "_load", note)
+    base_of(source, 2)
+    assert gone == [True]
 
 
 def test_images_that_fit_a_tile_are_not_blown_up_to_be_split(tmp_path):
@@ -201,6 +229,22 @@ def test_a_checkpoint_without_weights_is_refused(tmp_path):
     write_checkpoint("llava", tmp_path)
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(SettingsError, match=r"its weights cannot be read"):
+        network(pretrained=str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("renamed", "lacking"),
+    [
+        (lambda name: f"module.{name}", r"its weights lack .*; \d\d+ in all"),
+        (lambda name: name.replace("lm_head.", "head."), r"its weights lack lm_head.weight; 1 in all"),
+    ],
+)
+def test_a_checkpoint_whose_weights_have_other_names_is_refused(renamed, lacking, tmp_path):
+    """Transformers would draw them at random, for each party others."""
+    write_checkpoint("llava", tmp_path)
+    file = tmp_path / "model.safetensors"
+    save_file({renamed(name): tensor for name, tensor in load_file(file).items()}, file, {"format": "pt"})
+    with pytest.raises(SettingsError, match=lacking):
         network(pretrained=str(tmp_path))
 
 

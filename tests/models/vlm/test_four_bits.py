@@ -57,7 +57,7 @@ def test_the_decoders_layers_alone_are_held_in_four_bits(checkpoint):
 
 @pytest.mark.parametrize("merge", ["count", "stack"])
 def test_what_learns_gets_gradients_through_them(checkpoint, images, merge):
-    network = build(design_of(checkpoint, lora__merge=merge)).train()
+    network = build(design_of(checkpoint, strategy="scalefl", lora__merge=merge)).train()
     with torch.no_grad():
         for name, parameter in network.named_parameters():
             if "lora_B" in name:

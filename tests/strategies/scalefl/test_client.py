@@ -63,9 +63,9 @@ def test_a_client_never_builds_a_block_beyond_its_level(tmp_path, monkeypatch):
     built = []
     build = Submodels.build
 
-    def note(submodels, shape):
+    def note(submodels, shape, **options):
         built.append(shape)
-        return build(submodels, shape)
+        return build(submodels, shape, **options)
 
     request = request_for(SETTINGS, 1)
     monkeypatch.setattr(Submodels, "build", note)

@@ -50,7 +50,9 @@ def place(rank, layers=1, of=1, carried=False):
 
 
 def settings(merge):
-    return RunSettings.parse({"lora.merge": merge, "lora.scale": SCALE})
+    return RunSettings.parse(
+        {"strategy": "scalefl", "model": "elastic-vlm", "lora.merge": merge, "lora.scale": SCALE}
+    )
 
 
 def product(state, layer=0):
@@ -139,6 +141,16 @@ def test_one_clients_adapter_keeps_its_product():
     state = adapters(2, 1)
     merging.add(state, place(2))
     torch.testing.assert_close(product(merging.merged()), product(state), atol=1e-5, rtol=1e-5)
+
+
+def test_ranks_that_the_mean_product_lacks_go_on_learning():
+    """With nothing in both factors no gradient would ever reach them again."""
+    merging = SingularValues(adapters(RANK, 0))
+    merging.add(adapters(1, 1), place(1))
+    merged = merging.merged()
+    down, up, _ = names()
+    assert merged[up][:, 1:].abs().max() < 1e-5
+    torch.testing.assert_close(merged[down].norm(dim=1), torch.ones(RANK))
 
 
 # --- stacking (FLoRA) --------------------------------------------------------------------------------
