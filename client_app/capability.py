@@ -20,7 +20,7 @@ from models.registry import require_inputs
 from protocol.files import write_atomically
 from protocol.settings import NodeSettings, RunSettings
 from strategies.levels import plan_levels
-from strategies.memory import Halving, is_out_of_memory, training_bytes
+from strategies.memory import Halving, is_out_of_memory, leave_device, training_bytes
 from strategies.precision import Arithmetic
 from strategies.training import mean_over_exits
 
@@ -92,7 +92,7 @@ def measure(run: RunSettings, model: str, data: ClientData, device: torch.device
     for level, shape in reversed(list(enumerate(levels, start=1))):  # a frozen base is read once, the deepest
         network = build_elastic(design, input_shape, classes, run.seed, shape, pretrained=False)
         activations, seconds = _measure_batch(network, inputs, targets, arithmetic)
-        memory = training_bytes(network, run.train.optimizer) + activations
+        memory = training_bytes(network, run.train.optimizer, device) + activations
         needs.insert(0, Need(level, shape, count_parameters(network), memory, seconds, steps * seconds))
     return needs
 
@@ -174,6 +174,8 @@ def _measure_batch(
         if not is_out_of_memory(error):
             raise
         return math.inf, math.inf
+    finally:
+        leave_device(network)
 
 
 def _measure_step(

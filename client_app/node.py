@@ -71,7 +71,7 @@ class Node:
             self.settings.name,
             self.model_name,
             self._data(),
-            self._pool().to(self.device),
+            self._pool(),
             StateStore(self._state_folder(experiment)),
             self.device,
             carried.level if carried else None,

@@ -136,10 +136,12 @@ def _without_effect(gpu_memory: float | None) -> str:
 
 
 def _why_unusable() -> str:
-    """Say why CUDA does not start although there is a card; nothing if there is none, or it is hidden."""
-    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
-    if hidden or not list(_DEVICE_FILES.glob("nvidia[0-9]*")):
+    """Say why CUDA does not start although there is a card; nothing if there is none, or -1 hides it."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible == "-1" or not list(_DEVICE_FILES.glob("nvidia[0-9]*")):
         return ""
+    if visible == "":  # so Ray hides it from clients that are given no share
+        return "CUDA_VISIBLE_DEVICES is empty; a simulated client gets a share by client-resources-num-gpus"
     try:
         torch.cuda.init()  # type: ignore[no-untyped-call]
     except (RuntimeError, AssertionError, torch.cuda.DeferredCudaCallError) as error:

@@ -12,6 +12,7 @@ import torch
 from rich.console import Console
 
 from data.images import read_image
+from protocol.device import choose_device
 from protocol.errors import MotleyError, SettingsError
 from server_app.export import settings_of, submodel_of
 
@@ -52,7 +53,8 @@ def describe(run: Path, level: int, images: Sequence[Path], prompt: str = "", mo
     assert isinstance(network, VisionLanguageNetwork)
     channels, height, width = facts["input_shape"]
     batch = torch.stack([read_image(path, (channels, height, width)) for path in images])
-    return network.describe(batch.float() / 255, prompt or settings.vlm.prompt, most)
+    device = choose_device("auto")
+    return network.to(device).describe(batch.to(device) / 255, prompt or settings.vlm.prompt, most)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

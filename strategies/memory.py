@@ -20,8 +20,14 @@ _TELLTALES = (
     "DefaultCPUAllocator: can't allocate memory",
     "DefaultCPUAllocator: not enough memory",
     "CUDA error: out of memory",
+    "CUDA driver error: out of memory",
     "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUBLAS_STATUS_NOT_INITIALIZED",
     "CUDNN_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_NOT_INITIALIZED",
+    "DEVICE_ALLOCATION_FAILED",
+    "HOST_ALLOCATION_FAILED",
+    "unable to find an engine to execute this computation",
     "std::bad_alloc",
 )
 """Parts of what torch says with a plain ``RuntimeError``, for which it has no class."""
@@ -122,16 +128,31 @@ def shortage_explained(model: nn.Module, size: Callable[[], int]) -> Iterator[No
         ) from error
 
 
-def training_bytes(model: nn.Module, optimizer: OptimizerName = "sgd") -> int:
-    """Return what a network's parameters take in training, with their gradients and what a step remembers."""
-    copies = COPIES[optimizer]
+def leave_device(model: nn.Module) -> None:
+    """Move a network to the CPU, and give its memory back.
+
+    One with a frozen base shares that with others of the process, so it would stay on a card without any.
+    """
+    if any(parameter.is_cuda for parameter in model.parameters()):
+        model.to("cpu")
+        _give_back()
+
+
+def training_bytes(
+    model: nn.Module, optimizer: OptimizerName = "sgd", device: torch.device | None = None
+) -> int:
+    """Return what a network's parameters take in training, with their gradients and what a step remembers.
+
+    On a card a step's changes are found for all parameters at once, which takes a copy more.
+    """
+    copies = COPIES[optimizer] + (device is not None and device.type == "cuda")
     return sum(p.nbytes * (copies if p.requires_grad else 1) for p in model.parameters())
 
 
 def _weight_of(model: nn.Module) -> str:
     parameters = list(model.parameters())
     count = sum(parameter.numel() for parameter in parameters)
-    taken = training_bytes(model)
+    taken = training_bytes(model, device=parameters[0].device)
     return (
         f"on {parameters[0].device} the network's {count:,} parameters alone take {taken / 1e6:.3g} MB with "
         "their gradients and momentum"

@@ -1,6 +1,6 @@
 """In which precision networks compute; weights, losses and what travels are float32 whatever it is.
 
-Norms are calibrated in float32 too, so that an export is the same on any device.
+Norms are calibrated in float32 too, so that an export does not depend on it.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ from protocol.errors import SettingsError, TrainingError
 Precision = Literal["fp32", "bf16", "fp16"]
 
 Gradients = Callable[[Tensor, Sequence[Tensor]], list[Tensor] | None]
-"""Maps a loss and the parameters to the loss's gradients, float32; None: this step must be left out."""
+"""Maps a loss and the parameters to the loss's gradients, float32; None: they overflowed, find them again."""
 
 _FIRST_SCALE = 2.0**16
 _GOOD_STEPS = 2000
@@ -108,8 +108,8 @@ def plain_gradients(loss: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
 class ScaledGradients:
     """Gradients of the loss times a scale, divided by it again: float16 would round small ones to 0.
 
-    A gradient that is not finite halves the scale, and its step is left out; 2,000 good steps in a row
-    double it (Micikevicius et al. 2018, section 3.2). Torch's ``GradScaler`` does so too, but it wants a
+    A gradient that is not finite halves the scale, and must be found again; 2,000 good ones in a row double
+    it (Micikevicius et al. 2018, section 3.2). Torch's ``GradScaler`` does so too, but it wants a
     ``torch.optim.Optimizer``, see ``strategies.training``.
     """
 

@@ -53,44 +53,48 @@ class Step:
         """Return how many samples the last micro-batch had, at most."""
         return self._halving.size(self._samples)
 
-    def __call__(self, indices: Tensor) -> tuple[Tensor, list[Tensor] | None]:
-        """Return the loss, and the gradients; None in their place: the step must be left out.
+    def __call__(self, indices: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Return the loss, and the gradients.
 
         Raises
         ------
         RuntimeError, MemoryError
             If the smallest micro-batch does not fit the memory.
+        TrainingError
+            If gradients are not finite, in float16 whatever the scale.
         """
         self._samples = len(indices)
         with self._arithmetic.autocast():
             batch = self._draw(indices)
         return self._halving(partial(self._in_parts, batch), len(indices))
 
-    def _in_parts(self, batch: Batch, size: int) -> tuple[Tensor, list[Tensor] | None]:
+    def _in_parts(self, batch: Batch, size: int) -> tuple[Tensor, list[Tensor]]:
         if size >= self._samples:
             return self._of(batch)
         count = -(-self._samples // size)
         first, *others = zip(*(tensor.tensor_split(count) for tensor in batch), strict=True)
         loss, total = self._of(first)
         for part in others:
-            if total is None:
-                break
             more, gradients = self._of(part)
             loss = loss + more
-            total = None if gradients is None else _add(total, gradients)
+            total = _add(total, gradients)
             del gradients  # else they would take memory while the next ones are found
         return loss, total
 
-    def _of(self, part: Batch) -> tuple[Tensor, list[Tensor] | None]:
+    def _of(self, part: Batch) -> tuple[Tensor, list[Tensor]]:
         """Return what a micro-batch adds to the batch's mean loss, and to its gradients.
 
-        With float16 each micro-batch counts as a step in which gradients may overflow.
+        Where these overflow in float16 they are found again at half the scale. To leave the step out, as is
+        usual, could leave out all that a client with few samples does in a round.
         """
-        with self._arithmetic.autocast():
-            loss = self._batch_loss(*part)
-        if len(part[0]) < self._samples:
-            loss = loss * (len(part[0]) / self._samples)
-        return loss.detach(), self._find_gradients(loss, self._parameters)
+        while True:
+            with self._arithmetic.autocast():
+                loss = self._batch_loss(*part)
+            if len(part[0]) < self._samples:
+                loss = loss * (len(part[0]) / self._samples)
+            gradients = self._find_gradients(loss, self._parameters)
+            if gradients is not None:
+                return loss.detach(), gradients
 
 
 def _add(total: list[Tensor], gradients: list[Tensor]) -> list[Tensor]:

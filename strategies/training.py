@@ -104,8 +104,7 @@ def fit(
         for _ in range(settings.epochs):
             for indices in batches(samples, settings.batch_size, generator):
                 loss, gradients = step(indices)
-                if gradients is not None:
-                    rule.step(gradients)
+                rule.step(gradients)
                 del gradients  # else they would take memory while the next ones are found
     finite = all(bool(parameter.isfinite().all()) for parameter in parameters)
     if not (finite and math.isfinite(loss.item())):

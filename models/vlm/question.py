@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from PIL.Image import Resampling
 from torch import Tensor
 
 from models.vlm.base import Checkpoint
@@ -103,9 +104,10 @@ def image_inputs(checkpoint: Checkpoint, images: Tensor) -> Pixels:
     if images.is_floating_point():
         images = (images * 255).round().clamp(0, 255).to(torch.uint8)  # what processors are made for
     colour = images.expand(-1, 3, -1, -1)
-    made = checkpoint.processor.image_processor(
-        [[image] for image in colour], return_tensors="pt", **_unsplit(checkpoint, images)
-    )
+    processor = checkpoint.processor.image_processor
+    if getattr(processor, "resample", None) == Resampling.LANCZOS:  # which cards have not
+        colour = colour.cpu()
+    made = processor([[image] for image in colour], return_tensors="pt", **_unsplit(checkpoint, images))
     return {name: made[name] for name in _PIXELS if name in made}
 
 

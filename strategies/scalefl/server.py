@@ -12,6 +12,7 @@ from models import corruption, learned_state, load_learned_state
 from models.elastic import ExitNetwork, SliceMap, has_norms
 from protocol.errors import MessageError
 from protocol.messages import Evaluation, HelloReply, SliceReply, SliceRequest
+from strategies.memory import leave_device
 from strategies.method import Incoming, MethodState, Outgoing, Score, ServerSide
 from strategies.metrics import figures
 from strategies.scalefl.evaluation import mean_evaluation, score_exits
@@ -117,6 +118,7 @@ class SubmodelServer:
             )
             if shape == plan.whole and len(shape.exits) > 1:
                 details |= scores.as_details()
+            leave_device(submodel)
         return Score(mean_evaluation(results), details)
 
     # --- checkpoints ---------------------------------------------------------------------------
@@ -143,7 +145,8 @@ class SubmodelServer:
             raise MessageError(f"level {level}: {error}") from error
 
     def _weights(self) -> dict[str, Tensor]:
-        return learned_state(self._model)
+        """Return the network's weights on the CPU; new adapters are where a base of earlier runs is."""
+        return {name: tensor.cpu() for name, tensor in learned_state(self._model).items()}
 
     def _log_levels(self) -> None:
         for level, shape in self._submodels.plan.distinct():

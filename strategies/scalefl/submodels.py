@@ -23,6 +23,7 @@ from models.elastic.norms import CALIBRATION_BATCH
 from models.registry import require_inputs
 from protocol.randomness import derive_seed
 from protocol.settings import RunSettings
+from strategies.memory import Halving
 from strategies.scalefl.variants import VARIANTS, LevelPlan
 
 SERVER = "server"
@@ -127,7 +128,8 @@ class Submodels:
         submodel = self.submodel(level, self.map(level, round).extract(whole))
         if calibration is not None:
             submodel.to(calibration.device)
-            recalibrate(submodel, in_batches(calibration, CALIBRATION_BATCH))
+            calibrating = Halving(CALIBRATION_BATCH, smallest=2)
+            calibrating(lambda size: recalibrate(submodel, in_batches(calibration, size)), len(calibration))
         return submodel
 
     @cached_property

@@ -1,12 +1,14 @@
 """The client half of SCARLET: distil, train, predict, evaluate, remember."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
 from flwr.app import RecordDict
 from torch import nn
 
+from data import PublicPool
 from models import learned_state
 from protocol.encodings import (
     LabelEncoding,
@@ -130,7 +132,7 @@ class SoftLabelClient:
         labels = decode_labels(cache.rows[indices], self._classes, self._encoding)
         generator = self._client.generator("distil", round)
         settings, arithmetic = self._client.settings.distillation, self._client.arithmetic
-        distil(model, self._client.pool, indices, labels, settings, generator, arithmetic)
+        distil(model, self._pool, indices, labels, settings, generator, arithmetic)
         return int((~held).sum())
 
     def _predict(self, model: nn.Module, requested: Indices | None) -> bytes | None:
@@ -138,9 +140,14 @@ class SoftLabelClient:
             return None
         if len(requested) == 0:
             return b""
-        inputs = self._client.pool.inputs.take(torch.tensor(requested))
+        inputs = self._pool.inputs.take(torch.tensor(requested))
         predictions = predict(model, inputs, self._client.arithmetic)
         return encode_labels(predictions, self._encoding).tobytes()
+
+    @cached_property
+    def _pool(self) -> PublicPool:
+        """The pool, where the client computes; a hello takes no memory for it."""
+        return self._client.pool.to(self._client.device)
 
     def _cache(self, state: ClientState | None) -> LabelCache:
         cache = LabelCache(self._policy.pool_size, row_bytes(self._classes, self._encoding))

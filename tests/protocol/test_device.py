@@ -162,11 +162,17 @@ def test_auto_falls_back_from_a_card_whose_first_allocation_fails(cards, says):
     assert place.note == f'device = "auto": the GPU does not work, computing on the CPU: {says}'
 
 
-@pytest.mark.parametrize("hidden", ["", "-1"])
-def test_a_card_that_is_hidden_is_no_fault(cards, monkeypatch, hidden):
+def test_a_card_that_is_hidden_on_purpose_is_no_fault(cards, monkeypatch):
     cards.unusable()
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
     assert find_place("auto").note == ""
+
+
+def test_a_simulated_client_without_a_share_of_the_card_says_so(cards, monkeypatch):
+    """Else a run whose server has the card would look like one on a card."""
+    cards.unusable()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert "CUDA_VISIBLE_DEVICES is empty; a simulated client gets" in find_place("auto").note
 
 
 def test_a_machine_without_a_card_is_no_fault(caplog, cards):

@@ -8,11 +8,15 @@ from torch import nn
 CUDA_SAYS = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 4.00 GiB"
 CPU_SAYS = "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you"
 CUBLAS_SAYS = "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"
+CUDNN_SAYS = "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"
+NO_ENGINE = "GET was unable to find an engine to execute this computation"
 SHORTAGES = {
     "a GPU's": lambda: torch.OutOfMemoryError(CUDA_SAYS),
     "the machine's": lambda: RuntimeError(CPU_SAYS),
     "Python's": MemoryError,
     "cuBLAS's": lambda: RuntimeError(CUBLAS_SAYS),
+    "cuDNN's": lambda: RuntimeError(CUDNN_SAYS),
+    "no engine's": lambda: RuntimeError(NO_ENGINE),
 }
 
 

@@ -233,6 +233,8 @@ def weight(value=1.0):
 
 OVERFLOWING = 1e35
 """As a gradient it is finite in float32; times the first scale it is not."""
+JUST_OVERFLOWING = 1e34
+"""Times half the first scale it is finite."""
 
 
 def test_a_scale_changes_no_gradient_that_has_room():
@@ -295,29 +297,29 @@ def test_each_training_starts_with_a_scale_of_its_own():
     assert arithmetic.gradients() is not arithmetic.gradients()
 
 
-def test_training_leaves_a_step_out_whose_gradients_overflow():
-    """Of three steps the second overflows; the weight moves as by the other two."""
-    model, factors, arithmetic = (
-        torch.nn.Linear(1, 1, bias=False),
-        iter([1.0, OVERFLOWING, 1.0]),
-        ScaledFloat32(),
-    )
+def test_training_finds_gradients_that_overflow_again_at_half_the_scale():
+    """No step is left out: a client with few samples may take but one in a round."""
+    model, arithmetic = torch.nn.Linear(1, 1, bias=False), ScaledFloat32()
     before = model.weight.item()
 
     def loss(indices):
-        return (model(torch.ones(1, 1)) * next(factors)).sum()
+        return model(torch.ones(1, 1)).sum() * JUST_OVERFLOWING
 
-    fit(
-        model,
-        loss,
-        6,
-        TrainSettings(epochs=1, batch_size=2, learning_rate=0.5),
-        torch_generator(1, "t"),
-        arithmetic=arithmetic,
-    )
+    settings = TrainSettings(epochs=1, batch_size=2, learning_rate=1 / JUST_OVERFLOWING)
+    fit(model, loss, 6, settings, torch_generator(1, "t"), arithmetic=arithmetic)
 
-    assert model.weight.item() == pytest.approx(before - 2 * 0.5)
+    assert model.weight.item() == pytest.approx(before - 3)
     assert arithmetic.scaled.scale == 2.0**15
+
+
+def test_training_that_diverges_in_float16_ends():
+    model = torch.nn.Linear(1, 1, bias=False)
+
+    def loss(indices):
+        return model(torch.ones(1, 1)).sum() * float("inf")
+
+    with pytest.raises(TrainingError, match="gradients are not finite"):
+        fit(model, loss, 2, TrainSettings(), torch_generator(1, "t"), arithmetic=ScaledFloat32())
 
 
 def test_training_without_overflow_is_that_without_a_scale():
