@@ -17,10 +17,19 @@ if TYPE_CHECKING:
 log = logging.getLogger("flwr")
 
 _FILES = (
-    *("image", "image_path", "image_file", "image_id", "img", "img_path"),
-    *("file_name", "filename", "file", "file_path", "path"),
+    "image",
+    "image_path",
+    "image_file",
+    "image_id",
+    "img",
+    "img_path",
+    "file",
+    "file_name",
+    "file_path",
+    "filename",
+    "path",
 )
-"""Compared without regard to case."""
+"""In small letters, as all names here: a column's are compared so."""
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
 _TEXTS = ("text", "sentence", "content", "question", "utterance")
 _LABELS = ("label", "labels", "class", "target", "fine_label")

@@ -170,9 +170,10 @@ def require_inputs(model: str, input_shape: tuple[int, ...], settings: RunSettin
     if dimensions == _DIMENSIONS[reads] or (reads == "numbers" and dimensions == 3):
         return
     unseen = reads == "images" and dimensions == 1
+    hint = "; a column that names files of images is named in data.image" if unseen else ""
     raise SettingsError(
         f"model = {model!r}: reads {reads}, but the data are {_KINDS[dimensions]}; allowed is "
-        f"{_ALLOWED[dimensions]}{'; a column that names files of images is named in data.image' * unseen}"
+        f"{_ALLOWED[dimensions]}{hint}"
     )
 
 

@@ -52,9 +52,13 @@ def describe(run: Path, level: int, images: Sequence[Path], prompt: str = "", mo
     network, facts = submodel_of(run, settings, level)
     assert isinstance(network, VisionLanguageNetwork)
     channels, height, width = facts["input_shape"]
-    batch = torch.stack([read_image(path, (channels, height, width)) for path in images])
     device = choose_device("auto")
-    return network.to(device).describe(batch.to(device) / 255, prompt or settings.vlm.prompt, most)
+    network.to(device)
+    pixels = torch.stack([read_image(path, (channels, height, width)) for path in images])
+    said: list[str] = []
+    for batch in pixels.split(network.answers_at_once):
+        said += network.describe(batch.to(device) / 255, prompt or settings.vlm.prompt, most)
+    return said
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
