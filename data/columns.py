@@ -178,7 +178,11 @@ def _text_column(table: "Dataset") -> str:
 def _columns_of_text(table: "Dataset", names: Sequence[str]) -> list[str]:
     """Return those of a table's columns that have one of the names, in the names' order, and hold texts."""
     texts = [name for name, kind in table.features.items() if getattr(kind, "dtype", "") in _KINDS_OF_TEXT]
-    return [column for name in names for column in texts if column.lower() == name]
+    return _named(texts, names)
+
+
+def _named(columns: Sequence[str], names: Sequence[str]) -> list[str]:
+    return [column for name in names for column in columns if column.lower() == name]
 
 
 def _label_column(table: "Dataset", names: Sequence[str]) -> str:
@@ -187,4 +191,4 @@ def _label_column(table: "Dataset", names: Sequence[str]) -> str:
     typed: list[str] = [name for name, kind in table.features.items() if isinstance(kind, ClassLabel)]
     if len(typed) == 1:
         return typed[0]
-    return next((name for name in names if name in table.column_names), "")
+    return next(iter(_named(table.column_names, names)), "")

@@ -56,7 +56,7 @@ def describe(run: Path, level: int, images: Sequence[Path], prompt: str = "", mo
     network.to(device)
     pixels = torch.stack([read_image(path, (channels, height, width)) for path in images])
     said: list[str] = []
-    for batch in pixels.split(network.answers_at_once):
+    for batch in torch.split(pixels, network.answers_at_once):
         said += network.describe(batch.to(device) / 255, prompt or settings.vlm.prompt, most)
     return said
 

@@ -125,7 +125,8 @@ def test_every_table_may_name_files_of_images(kind, absolute, named, tmp_path):
 @pytest.mark.parametrize("column", ["filename", "file_name", "Path", "Image"])
 def test_columns_of_files_have_the_names_that_others_give_them(column, tmp_path):
     lines = [f"{file},{label}\n" for file, label in zip(image_files(tmp_path), LABELS, strict=True)]
-    source = load(csv(tmp_path, f"{column},label\n" + "".join(lines)))
+    source = load(csv(tmp_path, f"{column},Label\n" + "".join(lines)))
+    assert source.labels.tolist() == LABELS
     assert torch.equal(source.content.pixels, PIXELS)
 
 
