@@ -75,7 +75,10 @@ def test_a_row_of_a_table_becomes_logits_in_the_mlp():
 
 @pytest.mark.parametrize("name", [name for name in IMAGE_MODELS if name != "mlp"])
 def test_networks_for_images_refuse_the_rows_of_a_table(name):
-    expected = rf"^model = '{name}': reads images, but the data are a table's rows; allowed is \"mlp\"$"
+    expected = (
+        rf"^model = '{name}': reads images, but the data are a table's rows; allowed is \"mlp\"; a "
+        r"column that names files of images is named in data.image$"
+    )
     with pytest.raises(SettingsError, match=expected):
         build_model(name, (13,), 2, seed=0)
 
