@@ -41,13 +41,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         place = find_place(node.device or run.device, node.gpu_memory)
         precision, slower = usable_precision(run.precision, place.device)
         run, device = run.model_copy(update={"precision": precision}), place.device
-        needs = measure(run, node.model or run.model, data_of(run, node).to(device), device)
+        data = data_of(run, node).to(device)
+        budgets = Budgets.of(node, device)  # before anything that is measured takes memory
+        needs = measure(run, node.model or run.model, data, device)
     except (MotleyError, OSError, ValueError, ClickException) as error:
         Console(stderr=True, markup=False).print(f"error: {error}", highlight=False)
         return 1
     for note in filter(None, [place.note, slower]):
         console.print(note, highlight=False)
-    budgets = Budgets.of(node, device)
     console.print(_table(needs, budgets))
     carried = choose(needs, budgets)
     console.print(_verdict(carried, str(device)), highlight=False)
