@@ -22,7 +22,8 @@ from strategies.optimizers import OptimizerName, optimizer_of
 from strategies.precision import FLOAT32, Arithmetic
 from strategies.step import Step, indices_alone
 
-EVALUATION_BATCH = 500
+EVALUATION_BATCH = ExitNetwork.answers_at_once
+"""Of a network that does not say."""
 _REMEDY = "try a smaller learning-rate"
 
 T = TypeVar("T")

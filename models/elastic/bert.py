@@ -80,6 +80,8 @@ class ElasticBert(ExitNetwork):
         Width of the output.
     """
 
+    answers_at_once = 64
+
     def __init__(self, configuration: "BertConfig", exits: tuple[int, ...], num_classes: int) -> None:
         from transformers import BertModel
 
@@ -99,8 +101,6 @@ class ElasticBert(ExitNetwork):
                 for number in exits
             }
         )
-
-    answers_at_once = 64
 
     def exits(self, inputs: Tensor) -> list[Tensor]:
         """Map ids of tokens ``(batch, positions)``, int64, to each exit's logits ``(batch, classes)``."""

@@ -34,6 +34,8 @@ class VisionLanguageNetwork(ExitNetwork):
         Whose exits it has.
     """
 
+    answers_at_once = 16
+
     def __init__(
         self,
         base: nn.Module,
@@ -57,8 +59,6 @@ class VisionLanguageNetwork(ExitNetwork):
             own = module.named_parameters(recurse=False)
             module.axes = {name: (None,) * parameter.dim() for name, parameter in own}  # type: ignore[assignment]
         self._own_loss: Tensor | None = None
-
-    answers_at_once = 16
 
     def exits(self, inputs: Tensor) -> list[Tensor]:
         """Map images to each exit's logits.

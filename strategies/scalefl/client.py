@@ -7,14 +7,11 @@ from flwr.app import RecordDict
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from data import in_batches
 from models import trained_state
-from models.elastic import ExitNetwork, forget_statistics, recalibrate
-from models.elastic.norms import CALIBRATION_BATCH
+from models.elastic import ExitNetwork, forget_statistics
 from protocol.errors import MessageError
 from protocol.messages import SliceReply, SliceRequest
 from strategies.local import LossOfBatch, train_locally
-from strategies.memory import Halving
 from strategies.method import ClientSide
 from strategies.scalefl.loss import (
     ClassLoss,
@@ -25,7 +22,7 @@ from strategies.scalefl.loss import (
     official_loss,
     self_distillation_loss,
 )
-from strategies.scalefl.submodels import Submodels
+from strategies.scalefl.submodels import Submodels, calibrate
 from strategies.scalefl.variants import VARIANTS
 from strategies.training import all_exits, with_own_loss
 
@@ -42,8 +39,7 @@ class SubmodelClient:
         request = SliceRequest.from_record(content)
         train = self._client.data.train
         model = self._submodel(request)
-        calibrating = Halving(CALIBRATION_BATCH, smallest=2)
-        calibrating(lambda size: recalibrate(model, in_batches(train.inputs, size)), len(train))
+        calibrate(model, train.inputs)
         before = self._client.evaluate(model)
         forget_statistics(model)
         train_locally(model, self._client, request.round, self._loss(request.round))

@@ -30,6 +30,12 @@ SERVER = "server"
 """The name under which the server draws a submodel of its own (Federated Dropout)."""
 
 
+def calibrate(submodel: ExitNetwork, inputs: Inputs) -> None:
+    """Give norms the statistics of at least two inputs, in batches that fit the memory."""
+    halving = Halving(CALIBRATION_BATCH, smallest=2)
+    halving(lambda size: recalibrate(submodel, in_batches(inputs, size)), len(inputs))
+
+
 class Submodels:
     """The submodels of one run's network.
 
@@ -127,9 +133,7 @@ class Submodels:
         """
         submodel = self.submodel(level, self.map(level, round).extract(whole))
         if calibration is not None:
-            submodel.to(calibration.device)
-            calibrating = Halving(CALIBRATION_BATCH, smallest=2)
-            calibrating(lambda size: recalibrate(submodel, in_batches(calibration, size)), len(calibration))
+            calibrate(submodel.to(calibration.device), calibration)
         return submodel
 
     @cached_property

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from data.images import Conversion, cache_folder, in_memory, prepare
+from data.images import Conversion, cache_folder, in_memory, prepare, read_image
 from data.rows import ArrayImages
 from protocol.errors import DataError
 from tests.data.on_disk import COLOUR, GREY, NO_IMAGE, PNGS, encoded
@@ -456,3 +456,16 @@ def test_the_digest_does_not_depend_on_the_conversion():
 def test_an_image_left_out_does_not_shift_the_others_digests():
     gappy = prepared([PNGS[0], NO_IMAGE, *PNGS[1:]], max_bad=0.2, fingerprint="gappy")
     assert gappy.digest(ALL) == prepared(PNGS).digest(ALL)
+
+
+def test_one_file_is_read_as_a_whole_set_is(tmp_path):
+    """Turned as the camera was held, converted, and fitted."""
+    exif = Image.Exif()
+    exif[0x0112] = 6  # held upright: what is left in the file is up in the picture
+    pixels = np.zeros((4, 8), dtype=np.uint8)
+    pixels[:, :4] = 255
+    Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif)
+    read = read_image(tmp_path / "a.png", (3, 8, 4))
+    assert read.shape == (3, 8, 4)
+    assert read[:, :4].eq(255).all()
+    assert read[:, 4:].eq(0).all()

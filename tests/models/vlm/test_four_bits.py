@@ -19,9 +19,8 @@ bitsandbytes = pytest.importorskip("bitsandbytes")
 @pytest.fixture(autouse=True)
 def _on_a_cpu(monkeypatch):
     monkeypatch.setattr("models.vlm.base.has_gpu", lambda: True)
-    monkeypatch.setattr(
-        "bitsandbytes.nn.modules.has_avx512bf16", lambda: False
-    )  # or it packs what it answers with
+    # Or it packs the weights that it answers with, and no gradient passes them any more.
+    monkeypatch.setattr("bitsandbytes.nn.modules.has_avx512bf16", lambda: False)
 
 
 @pytest.fixture

@@ -113,6 +113,22 @@ def test_more_inputs_than_fit_a_batch_calibrate_in_batches_of_equal_size():
     assert_same_weights(found.state_dict(), expected.state_dict())
 
 
+def test_calibration_goes_on_in_smaller_batches_where_memory_is_short(monkeypatch):
+    submodels, inputs, sizes = submodels_of("scalefl"), TensorInputs(images(40, "public")), []
+    whole = submodels.build(submodels.plan.whole).state_dict()
+
+    def short(network, batches):
+        parts = list(batches)
+        sizes.append(len(parts[0]))
+        if len(parts[0]) > 20:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        recalibrate(network, iter(parts))
+
+    monkeypatch.setattr("strategies.scalefl.submodels.recalibrate", short)
+    submodels.calibrated(1, 1, whole, inputs)
+    assert sizes == [40, 20]
+
+
 def test_inputs_that_are_no_images_are_refused():
     with pytest.raises(SettingsError, match="model = 'elastic-cnn': reads images"):
         Submodels(submodel_settings("scalefl"), (12,), CLASSES)
