@@ -56,7 +56,7 @@ LENGTHS: Mapping[str, Mapping[str, Any]] = {
 
 
 def main() -> None:
-    """Run what is missing; print the table, and what the evaluations before came to."""
+    """Run what is missing; print the last evaluations by level, and all by round."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("length", choices=LENGTHS)
     parser.add_argument("data", type=Path, help="a folder with train.parquet and test.parquet")

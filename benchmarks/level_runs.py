@@ -73,7 +73,7 @@ def table(results: Mapping[LevelRun, Evaluations]) -> Iterator[str]:
 
 
 def progress(results: Mapping[LevelRun, Evaluations]) -> Iterator[str]:
-    """Yield the lines of a table by round: the mean over levels and seeds, whatever runs have come to."""
+    """Yield the lines of a table by round: the mean over levels and seeds of each evaluation."""
     rounds = sorted(next(iter(results.values())))
     yield _row("round", *map(str, rounds))
     yield "|---" * (len(rounds) + 1) + "|"
