@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from protocol.ledger import Traffic
 from protocol.settings import RunSettings
 from server_app.run_folder import RunFolder
-from tests.support.federation import grid_for, run_over
+from simulation.run import grid_for, run_over
 
 CLIENTS = 10
 METHODS: Mapping[str, Mapping[str, Any]] = {

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from protocol.settings import RunSettings
 from protocol.values import numbers
 from server_app.run_folder import RunFolder
-from tests.support.federation import grid_for, run_over
+from simulation.run import grid_for, run_over
 
 Figures = Mapping[str, float]
 """``accuracy``, and ``metric`` if the run has one, both from 0 or -1 to 1."""

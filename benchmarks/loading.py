@@ -53,7 +53,7 @@ class Items(Dataset[tuple[Tensor, int]]):
 
 
 def ours(inputs: PixelInputs, targets: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield an epoch's batches as `strategies.local` makes them."""
+    """Yield an epoch's batches as `learning.local` makes them."""
     generator = torch.Generator().manual_seed(0)
     for indices in batches(len(inputs), BATCH, generator):
         yield augment(inputs[indices], "crop-flip", generator), targets[indices]

@@ -25,7 +25,7 @@ from benchmarks.submodels import parse_change
 from protocol.ledger import Traffic
 from protocol.settings import RunSettings
 from server_app.run_folder import RunFolder
-from tests.support.federation import grid_for, run_over
+from simulation.run import grid_for, run_over
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 ROWS: Mapping[str, Mapping[str, Any]] = {

@@ -16,7 +16,7 @@ from unittest import mock
 
 import torch
 
-import strategies.scarlet.server as scarlet
+import strategies.soft_labels.server as scarlet
 from data import PublicPool
 from data.inputs import TensorInputs
 from protocol.encodings import encode_indices, encode_labels
@@ -24,7 +24,7 @@ from protocol.messages import SoftLabelReply, SoftLabelRequest
 from protocol.settings import RunSettings
 from strategies import server_method
 from strategies.method import ServerSide
-from strategies.scarlet.server import SoftLabelServer
+from strategies.soft_labels.server import SoftLabelServer
 
 CLIENTS, POOL, SUBSET = 100, 10_000, 1_000
 STAGES = ("send", "accept", "merge", "learn")

@@ -22,7 +22,7 @@ from typing import Any
 from protocol.settings import RunSettings
 from protocol.values import numbers
 from server_app.run_folder import RunFolder
-from tests.support.federation import grid_for, run_over
+from simulation.run import grid_for, run_over
 
 CLIENTS = 20
 LAST = 3

@@ -15,14 +15,14 @@ from statistics import mean
 from typing import Any
 
 from data import load_server_test
+from learning.training import evaluate
 from models import build_elastic, elastic_design, load_weights
 from protocol.ledger import Traffic
 from protocol.settings import RunSettings
 from protocol.values import numbers
 from server_app.run_folder import RunFolder
+from simulation.run import grid_for, run_over
 from strategies.levels import deal_levels, plan_levels
-from strategies.training import evaluate
-from tests.support.federation import grid_for, run_over
 
 CLIENTS, CLASSES = 12, 10
 STRATEGIES = ("individual", "scarlet")

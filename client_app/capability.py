@@ -14,15 +14,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data import ClientData
+from learning.memory import Halving, is_out_of_memory, leave_device, training_bytes
+from learning.precision import Arithmetic
+from learning.training import mean_over_exits
 from models import build_elastic, count_parameters, elastic_design
 from models.elastic import Shape
 from models.registry import require_inputs
 from protocol.files import write_atomically
 from protocol.settings import NodeSettings, RunSettings
 from strategies.levels import plan_levels
-from strategies.memory import Halving, is_out_of_memory, leave_device, training_bytes
-from strategies.precision import Arithmetic
-from strategies.training import mean_over_exits
 
 _TIMED_STEPS = 2
 _MEMORY_INFO = Path("/proc/meminfo")

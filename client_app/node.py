@@ -9,6 +9,7 @@ from flwr.app import Context, RecordDict
 
 from client_app.capability import Budgets, Carried, choose, measure, pinned
 from data import ClientData, PublicPool, load_client_data, load_own_data, load_shared
+from learning.precision import usable_precision
 from protocol.device import find_place
 from protocol.digests import code_digest
 from protocol.errors import SettingsError
@@ -18,7 +19,6 @@ from protocol.values import is_elastic, numbers, split_names
 from strategies import client_method
 from strategies.levels import deal_levels
 from strategies.method import ClientMethod, ClientSide
-from strategies.precision import usable_precision
 from strategies.state import StateStore
 
 log = logging.getLogger("flwr")

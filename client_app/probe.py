@@ -16,10 +16,10 @@ from rich.table import Table
 
 from client_app.capability import Budgets, Carried, Need, choose, measure
 from client_app.node import data_of
+from learning.precision import usable_precision
 from protocol.device import find_place
 from protocol.errors import MotleyError
 from protocol.settings import NodeSettings, RunSettings
-from strategies.precision import usable_precision
 
 _WIDTH = 110
 

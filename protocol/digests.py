@@ -13,7 +13,7 @@ from protocol.encodings import Rows
 DIGEST_BYTES = 8
 """Length of a cache's digest."""
 
-PACKAGES = ("client_app", "data", "models", "protocol", "server_app", "strategies")
+PACKAGES = ("client_app", "data", "learning", "models", "protocol", "server_app", "strategies")
 
 
 @cache

@@ -32,7 +32,7 @@ from protocol.values import SUBMODEL_STRATEGIES
 from server_app.checkpoint import CheckpointStore
 from server_app.run import calibration_inputs
 from server_app.run_folder import RunFolder
-from strategies.scalefl.submodels import Submodels
+from strategies.submodels.submodels import Submodels
 
 
 def export(run: Path, level: int, output: Path, form: str = "safetensors") -> None:

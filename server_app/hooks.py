@@ -9,11 +9,11 @@ from typing import Any
 from torch.utils.tensorboard import SummaryWriter
 
 from data import Samples
+from learning.metrics import TITLES, MetricName
 from protocol.settings import EarlyStoppingSettings
 from server_app.rounds import RoundOutcome
 from server_app.run_folder import RunFolder
 from strategies.method import ServerMethod
-from strategies.metrics import TITLES, MetricName
 
 log = logging.getLogger("flwr")
 

@@ -10,13 +10,13 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
+from learning.metrics import TITLES
 from protocol.files import write_atomically
 from protocol.ledger import Traffic, dsfl_paper_down, dsfl_paper_exchange, soft_label_paper_up
 from protocol.settings import RunSettings
 from protocol.values import SUBMODEL_STRATEGIES
 from server_app.grades import HEADINGS, grade_rows
 from server_app.run_folder import RunFolder
-from strategies.metrics import TITLES
 
 Line = Mapping[str, Any]
 

@@ -10,12 +10,12 @@ from typing import Any, Protocol
 from flwr.app import ArrayRecord, ConfigRecord, Message
 from flwr.serverapp import Grid
 
+from learning.metrics import MetricName, figures
 from protocol.errors import RunStoppedError
 from protocol.messages import Evaluation
-from strategies.clock import Clock
-from strategies.metrics import MetricName, figures
-from strategies.round_report import RoundReport
-from strategies.strategy import MethodStrategy
+from server_app.clock import Clock
+from server_app.round_report import RoundReport
+from server_app.strategy import MethodStrategy
 
 log = logging.getLogger("flwr")
 

@@ -9,23 +9,23 @@ from flwr.serverapp import Grid
 from flwr.supercore.exit import add_exit_handler
 
 from data import Inputs, Samples, load_server_test, load_shared, load_withheld
+from learning.precision import usable_precision
 from models import learned_state, save_weights
 from protocol.device import choose_device
 from protocol.digests import code_digest
 from protocol.errors import RunStoppedError
 from protocol.settings import RunSettings
 from server_app.checkpoint import CheckpointHook, CheckpointStore
+from server_app.clock import Clock, WallClock
 from server_app.hooks import EarlyStoppingHook, EvaluationHook, MetricsHook
 from server_app.report import Summary, as_text, conclude
+from server_app.roster import Roster, Terms
 from server_app.rounds import RoundHook, RoundLoop
 from server_app.run_folder import RunFolder
+from server_app.strategy import MethodStrategy
 from strategies import server_method
-from strategies.clock import Clock, WallClock
 from strategies.method import ServerMethod, ServerSide
-from strategies.precision import usable_precision
-from strategies.roster import Roster, Terms
 from strategies.state import StateStore
-from strategies.strategy import MethodStrategy
 
 log = logging.getLogger("flwr")
 
@@ -73,7 +73,7 @@ def settings_here(settings: RunSettings, device: torch.device) -> RunSettings:
     """Return a run's settings with the precision that the server's device computes in, and log another.
 
     The nodes of a real federation may well have what the server has not. Those of a simulation are on its
-    machine: there a precision that cannot be had is refused (`strategies.precision.Arithmetic`).
+    machine: there a precision that cannot be had is refused (`learning.precision.Arithmetic`).
     """
     precision, slower = usable_precision(settings.precision, device)
     if not slower:

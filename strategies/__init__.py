@@ -1,11 +1,11 @@
 """The methods, each a server half and a client half, and the adapter that makes them Flower strategies."""
 
-from strategies.dsfl import dsfl_client, dsfl_server
-from strategies.fedavg import FedAvgClient, FedAvgServer
 from strategies.individual import IndividualClient, IndividualServer
 from strategies.method import ClientMethod, ClientSide, ServerMethod, ServerSide
-from strategies.scalefl import SubmodelClient, SubmodelServer
-from strategies.scarlet import scarlet_client, scarlet_server
+from strategies.soft_labels.dsfl import dsfl_client, dsfl_server
+from strategies.soft_labels.scarlet import scarlet_client, scarlet_server
+from strategies.submodels import SubmodelClient, SubmodelServer
+from strategies.weights.fedavg import FedAvgClient, FedAvgServer
 
 __all__ = ["client_method", "server_method"]
 

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from data import Samples
 from models import learned_state
 from protocol.messages import HelloReply, LocalReply, LocalRequest
-from strategies.local import train_locally
 from strategies.method import ClientSide, Incoming, MethodState, Outgoing
 from strategies.state import ClientState
 
@@ -68,7 +67,7 @@ class IndividualClient:
         client = self._client
         states = client.store.before(request.round)
         model = client.model_after(states[0] if states else None)
-        train_locally(model, client, request.round)
+        client.train(model, request.round)
         result = client.evaluate(model)
         client.store.save(ClientState(request.round, client.architecture, learned_state(model)))
         return LocalReply(**vars(result)).to_record()

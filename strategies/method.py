@@ -15,6 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from data import ClientData, Inputs, PublicPool, Samples
+from learning.local import LossOfBatch, cross_entropy, train_locally
+from learning.metrics import MetricName
+from learning.precision import Arithmetic
+from learning.training import evaluate
 from models import build_elastic, build_model, elastic_design, load_learned_state
 from models.registry import require_inputs
 from protocol.errors import SettingsError
@@ -22,10 +26,7 @@ from protocol.messages import Evaluation, HelloReply
 from protocol.randomness import derive_seed, torch_generator
 from protocol.settings import RunSettings
 from strategies.levels import level_shape, plan_levels
-from strategies.metrics import MetricName
-from strategies.precision import Arithmetic
 from strategies.state import ClientState, StateStore
-from strategies.training import evaluate
 
 
 @dataclass(frozen=True)
@@ -221,6 +222,10 @@ class ClientSide:
     def generator(self, purpose: str, round: int) -> torch.Generator:
         """Return the generator of one purpose of this client in one round."""
         return torch_generator(self.settings.seed, purpose, round, self.name)
+
+    def train(self, model: nn.Module, round: int, loss: LossOfBatch = cross_entropy) -> None:
+        """Train a network in place on this client's own training part."""
+        train_locally(model, self.data.train, self.settings, self.name, round, self.arithmetic, loss)
 
     def evaluate(self, model: nn.Module) -> Evaluation:
         """Score a model on this client's own test part."""

@@ -1,4 +1,4 @@
-"""What Flower ships to the nodes: the six packages, nothing less and nothing more."""
+"""What Flower ships to the nodes: the packages, nothing less and nothing more."""
 
 import tomllib
 import zipfile
@@ -10,7 +10,7 @@ from flwr.cli.build import build_fab_from_disk
 from flwr.common.config import validate_config
 
 REPOSITORY = Path(__file__).parents[1]
-PACKAGES = ("client_app", "data", "models", "protocol", "server_app", "strategies")
+PACKAGES = ("client_app", "data", "learning", "models", "protocol", "server_app", "strategies")
 ADDED_BY_FLOWER = {"pyproject.toml", "LICENSE", ".info/CONTENT"}
 
 
@@ -19,7 +19,7 @@ def bundle():
     return build_fab_from_disk(REPOSITORY)
 
 
-def test_the_bundle_holds_the_source_of_the_six_packages_and_what_flower_adds(bundle):
+def test_the_bundle_holds_the_source_of_the_packages_and_what_flower_adds(bundle):
     sources = {
         file.relative_to(REPOSITORY).as_posix()
         for package in PACKAGES

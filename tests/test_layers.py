@@ -1,4 +1,7 @@
-"""Who may import whom: server_app, client_app → strategies → models, data → protocol; deploy stands alone."""
+"""Who may import whom: server_app, client_app → strategies → learning → models, data → protocol.
+
+``simulation`` stands on top; ``deploy`` stands alone.
+"""
 
 import ast
 from pathlib import Path
@@ -6,7 +9,16 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).parents[1]
-LAYERS = {"protocol": 0, "models": 1, "data": 1, "strategies": 2, "client_app": 3, "server_app": 3}
+LAYERS = {
+    "protocol": 0,
+    "models": 1,
+    "data": 1,
+    "learning": 2,
+    "strategies": 3,
+    "client_app": 4,
+    "server_app": 4,
+    "simulation": 5,
+}
 NEVER_IMPORTED = {"tests", "benchmarks", "deploy"}
 HEAVY = {"transformers", "peft"}
 MODULES = sorted(
@@ -15,9 +27,9 @@ MODULES = sorted(
     for file in (REPOSITORY / package).rglob("*.py")
 )
 MATHEMATICS = [
-    "strategies/scarlet/acknowledgements.py",
-    "strategies/scarlet/cache.py",
-    "strategies/scarlet/era.py",
+    "strategies/soft_labels/acknowledgements.py",
+    "strategies/soft_labels/cache.py",
+    "strategies/soft_labels/scarlet.py",
     *(module for module in MODULES if module.startswith("models/")),
 ]
 

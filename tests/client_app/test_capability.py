@@ -12,10 +12,10 @@ from client_app import capability
 from client_app.capability import Budgets, Carried, Need, choose, free_memory, measure, pinned
 from data import ClientData, Samples, load_client_data
 from data.inputs import TensorInputs
+from learning.precision import Arithmetic
 from models.elastic import Shape
 from protocol.errors import SettingsError
 from protocol.settings import NodeSettings, RunSettings
-from strategies.precision import Arithmetic
 
 CPU = torch.device("cpu")
 NEEDS = [

@@ -14,7 +14,7 @@ from models.elastic import Shape
 from protocol.device import Place
 from protocol.errors import MessageError, SettingsError
 from protocol.messages import HelloReply, HelloRequest
-from strategies.scarlet.client import SoftLabelClient
+from strategies.soft_labels.client import SoftLabelClient
 
 EXPERIMENT = "20260101-120000-scarlet-digits-abcd"
 

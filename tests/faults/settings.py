@@ -6,8 +6,9 @@ from typing import Any
 
 from client_app.app import app
 from protocol.settings import RunSettings
-from tests.support.federation import run_over
-from tests.support.grid import FakeClock, InProcessGrid
+from simulation.clock import SimulatedClock
+from simulation.grid import InProcessGrid
+from simulation.run import run_over
 
 HONEST = ("hospital-a", "hospital-b", "hospital-c")
 HOSTILE = "mallory"
@@ -62,7 +63,7 @@ def undisturbed(settings: Mapping[str, str | int | float], folder: Path) -> list
     is compared with; that both begin alike is asserted.
     """
     run_settings = RunSettings.parse({**settings, "output-dir": str(folder / "runs")})
-    grid = InProcessGrid(app, FakeClock())
+    grid = InProcessGrid(app, SimulatedClock())
     for client in CLIENTS:
         grid.add_node(run_settings.flat(), node_settings(client, folder / "state" / client))
     return list(run_over(grid, run_settings, simulation=False).rounds())

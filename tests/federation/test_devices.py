@@ -11,8 +11,9 @@ from torch import Tensor
 from models import load_weights
 from protocol.errors import SettingsError
 from server_app.run_folder import RunFolder
+from simulation.run import grid_for, run_over
 from strategies import training
-from tests.support.federation import grid_for, run_over, run_quickly, settings
+from tests.support.federation import run_quickly, settings
 
 
 def run_with_real_nodes(output: Path, **changes: Any) -> RunFolder:
@@ -72,8 +73,8 @@ def short_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 
         training.fit(model, limited, *others, **named)
 
-    monkeypatch.setattr("strategies.local.fit", fit)
-    monkeypatch.setattr("strategies.scarlet.distillation.fit", fit)
+    monkeypatch.setattr("learning.local.fit", fit)
+    monkeypatch.setattr("learning.distillation.fit", fit)
 
 
 @pytest.fixture(params=["scarlet", "fedavg", "individual"])

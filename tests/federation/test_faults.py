@@ -16,7 +16,9 @@ from protocol.encodings import encode_indices, encode_labels
 from protocol.ledger import wire_bytes
 from protocol.messages import HELLO, SoftLabelReply, WeightsReply
 from server_app.run_folder import RunFolder
-from strategies.scarlet.client import SoftLabelClient
+from simulation.grid import Delivery, InProcessGrid, is_train
+from simulation.run import grid_for, run_over
+from strategies.soft_labels.client import SoftLabelClient
 from tests.support.faults import (
     Fault,
     by_round,
@@ -32,8 +34,7 @@ from tests.support.faults import (
     with_field,
     without,
 )
-from tests.support.federation import grid_for, run_over, run_quickly, settings, without_times
-from tests.support.grid import Delivery, InProcessGrid, is_train
+from tests.support.federation import run_quickly, settings, without_times
 from tests.support.witness import Witness
 
 CLASSES = 10

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from protocol.messages import SoftLabelReply, SoftLabelRequest
+from simulation.grid import InProcessGrid, read_reply
+from simulation.run import grid_for, run_over
 from tests.support.faults import by_round, then
-from tests.support.federation import grid_for, run_over, settings
-from tests.support.grid import InProcessGrid, read_reply
+from tests.support.federation import settings
 
 LOST_AFTER = 3
 

@@ -17,10 +17,12 @@ from protocol.digests import code_digest
 from protocol.errors import FederationError, MotleyError
 from protocol.messages import HELLO, TRAIN, SoftLabelReply, SoftLabelRequest
 from server_app.run_folder import RunFolder
-from strategies.scarlet.positions import Positions
+from simulation.clock import SimulatedClock
+from simulation.grid import Delivery, InProcessGrid, read_reply
+from simulation.run import grid_for, run_over
+from strategies.soft_labels.positions import Positions
 from tests.support.faults import Fault, by_round, dropped, failing, late_by, then
-from tests.support.federation import grid_for, run_over, settings
-from tests.support.grid import Delivery, FakeClock, InProcessGrid, read_reply
+from tests.support.federation import settings
 
 SLOWLY = late_by(2.0)
 """Time passes only while the server waits; nodes that take 2 s leave it time to look around."""
@@ -362,7 +364,7 @@ def test_a_quorum_above_min_nodes_is_waited_for_before_the_round(tmp_path: Path)
 
 def test_a_node_that_changes_its_network_is_told_so(tmp_path: Path) -> None:
     run_settings = settings(tmp_path, min_nodes=1, num_rounds=2)
-    grid = InProcessGrid(client_app.app.app, FakeClock())
+    grid = InProcessGrid(client_app.app.app, SimulatedClock())
     nodes = [real_node(grid, run_settings.flat(), part, tmp_path) for part in range(2)]
     folder = run_over(grid, run_settings, simulation=False)
     grid.nodes[nodes[0]].context.node_config["model"] = "resnet20"

@@ -13,8 +13,10 @@ from PIL import Image
 from data import load_client_data
 from protocol.errors import FederationError
 from server_app.run_folder import RunFolder
-from tests.support.federation import run_over, settings
-from tests.support.grid import FakeClock, InProcessGrid
+from simulation.clock import SimulatedClock
+from simulation.grid import InProcessGrid
+from simulation.run import run_over
+from tests.support.federation import settings
 
 SITES = ("north", "east", "south")
 
@@ -61,7 +63,7 @@ def run_hospitals(
     from client_app.app import app
 
     run_settings = settings(folder / "runs", **of_nodes(folder, **changes))
-    grid = InProcessGrid(app, FakeClock())
+    grid = InProcessGrid(app, SimulatedClock())
     for site in SITES:
         own: dict[str, Any] = {"data-path": str(folder / f"{site}.csv")}
         own = own if nodes is None else nodes.get(site, own)

@@ -8,9 +8,10 @@ from protocol.errors import FederationError
 from protocol.messages import SoftLabelReply, SoftLabelRequest
 from server_app.checkpoint import CheckpointStore
 from server_app.run_folder import RunFolder
+from simulation.grid import InProcessGrid, is_train, read_reply
+from simulation.run import grid_for, run_over
 from tests.support.faults import by_round, dropped, failing
-from tests.support.federation import grid_for, run_over, run_quickly, settings, without_times
-from tests.support.grid import InProcessGrid, is_train, read_reply
+from tests.support.federation import run_quickly, settings, without_times
 
 
 @pytest.fixture(scope="module")

@@ -11,15 +11,16 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from data import load_client_data, load_server_test
+from learning.training import evaluate
 from models import build_model, load_weights
 from protocol.ledger import wire_bytes
 from protocol.messages import SoftLabelReply, SoftLabelRequest
 from protocol.settings import RunSettings
 from server_app.run_folder import RunFolder
-from strategies.training import evaluate
+from simulation.grid import InProcessGrid, is_train, read_reply
+from simulation.run import grid_for, run_over
 from tests.support.faults import by_round, dropped
-from tests.support.federation import grid_for, run_over, run_quickly, settings, without_times
-from tests.support.grid import InProcessGrid, is_train, read_reply
+from tests.support.federation import run_quickly, settings, without_times
 
 CLIENTS, ROUNDS, CLASSES = 3, 4, 10
 

@@ -14,10 +14,11 @@ from models import load_weights
 from protocol.errors import ResumeError
 from server_app.checkpoint import CheckpointStore
 from server_app.run_folder import RunFolder
+from simulation.grid import Delivery, Faults, is_train, no_faults
+from simulation.run import grid_for, run_over
 from strategies.method import ServerMethod
 from tests.support.faults import by_round, failing, in_time
-from tests.support.federation import grid_for, run_over, run_quickly, settings, without_times
-from tests.support.grid import Delivery, Faults, is_train, no_faults
+from tests.support.federation import run_quickly, settings, without_times
 from tests.support.witness import Witness
 
 KILLED_IN = 3

@@ -6,8 +6,9 @@ import pytest
 from flwr.app import ArrayRecord
 
 from server_app.run import build
-from tests.support.federation import grid_for, run_quickly, settings
-from tests.support.grid import task_identity
+from simulation.grid import task_identity
+from simulation.run import grid_for
+from tests.support.federation import run_quickly, settings
 
 
 @pytest.mark.parametrize("strategy", ["scarlet", "fedavg"])

@@ -10,9 +10,9 @@ from flwr.app import Message
 import server_app.run
 from protocol.errors import RunStoppedError
 from server_app.run_folder import RunFolder
+from simulation.grid import Delivery
 from tests.support.faults import in_time
 from tests.support.federation import run_quickly, without_times
-from tests.support.grid import Delivery
 
 
 def test_a_run_that_is_stopped_tells_what_was_done_and_can_be_resumed(

@@ -16,12 +16,13 @@ from protocol.settings import RunSettings
 from protocol.values import SUBMODEL_STRATEGIES
 from server_app.checkpoint import CheckpointStore
 from server_app.run_folder import RunFolder
+from simulation.grid import FIRST_NODE, InProcessGrid, is_train, read_reply
+from simulation.run import grid_for, run_over
 from strategies.levels import deal_levels
-from strategies.scalefl.evaluation import THRESHOLDS
-from strategies.scalefl.submodels import Submodels
+from strategies.submodels.evaluation import THRESHOLDS
+from strategies.submodels.submodels import Submodels
 from tests.support.faults import by_round, dropped, late_by, then
-from tests.support.federation import grid_for, run_over, run_quickly, settings
-from tests.support.grid import FIRST_NODE, InProcessGrid, is_train, read_reply
+from tests.support.federation import run_quickly, settings
 
 NODES = 4
 CLASSES, IMAGES = 10, (1, 8, 8)

@@ -12,7 +12,7 @@ from protocol.ledger import (
     wire_bytes,
 )
 from protocol.messages import TRAIN, SoftLabelRequest, WeightsRequest
-from tests.support.grid import FIRST_NODE, task_identity
+from simulation.grid import FIRST_NODE, task_identity
 
 
 @pytest.fixture(autouse=True)

@@ -20,7 +20,7 @@ from protocol.settings import RunSettings
 from server_app.checkpoint import CheckpointStore
 from server_app.export import export, load_submodel, main
 from server_app.run_folder import RunFolder
-from strategies.scalefl.submodels import Submodels
+from strategies.submodels.submodels import Submodels
 from tests.support.federation import run_quickly
 
 LEVELS = (1, 4)

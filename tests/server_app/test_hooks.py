@@ -11,9 +11,9 @@ from data.inputs import TensorInputs
 from protocol.messages import Evaluation
 from protocol.settings import EarlyStoppingSettings
 from server_app.hooks import EarlyStoppingHook, EvaluationHook
+from server_app.round_report import RoundReport
 from server_app.rounds import RoundOutcome
 from strategies.method import Score
-from strategies.round_report import RoundReport
 
 
 def outcome(

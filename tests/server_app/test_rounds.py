@@ -9,9 +9,9 @@ import pytest
 from protocol.messages import Evaluation
 from protocol.settings import RunSettings
 from server_app.hooks import MetricsHook
+from server_app.round_report import RoundReport
 from server_app.rounds import RoundOutcome
 from server_app.run_folder import RunFolder
-from strategies.round_report import RoundReport
 
 CLIENTS = {"ada": Evaluation(0.5, 1.0, 10, 0.25), "ben": Evaluation(0.75, 2.0, 10)}
 

@@ -4,7 +4,6 @@ import torch
 from protocol.errors import MessageError
 from protocol.messages import LocalReply, LocalRequest
 from strategies.individual import IndividualClient, IndividualServer
-from strategies.local import train_locally
 from tests.strategies.sides import EXPERIMENT, assert_same_weights, client_side, tiny_settings
 
 
@@ -20,7 +19,7 @@ def answer(side, round):
 def test_a_client_trains_on_from_its_own_state(side):
     expected = side.new_model()
     for round in (1, 2, 3):
-        train_locally(expected, side, round)
+        side.train(expected, round)
 
         reply = LocalReply.from_record(answer(side, round))
 

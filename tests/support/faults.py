@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from flwr.app import Message, RecordDict
 from flwr.app.error import Error
 
-from tests.support.grid import FIRST_NODE, Delivery, Faults, PayloadT, is_train, read_reply
+from simulation.grid import FIRST_NODE, Delivery, Faults, PayloadT, is_train, read_reply
 
 Fault = Callable[[Message, float], list[Delivery]]
 """Given a reply and the time: what reaches the server, and when."""

@@ -4,11 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from client_app.app import app as client_app
 from protocol.settings import RunSettings
-from server_app.run import run
 from server_app.run_folder import RunFolder
-from tests.support.grid import FakeClock, Faults, InProcessGrid, no_faults, task_identity
+from simulation.grid import Faults, no_faults
+from simulation.run import grid_for, run_over
 
 QUICK: dict[str, Any] = {
     "num-rounds": 4,
@@ -27,19 +26,6 @@ def settings(output: Path, **changes: Any) -> RunSettings:
     """Return quick settings with changes; keys may be written with ``__`` for a dot, ``_`` for a dash."""
     named = {key.replace("__", ".").replace("_", "-"): value for key, value in changes.items()}
     return RunSettings.parse({**QUICK, "output-dir": str(output), **named})
-
-
-def grid_for(run_settings: RunSettings, nodes: int = 3, faults: Faults = no_faults) -> InProcessGrid:
-    """Return a grid with simulated nodes."""
-    grid = InProcessGrid(client_app, FakeClock(), faults)
-    grid.add_simulated_nodes(run_settings.flat(), nodes)
-    return grid
-
-
-def run_over(grid: InProcessGrid, run_settings: RunSettings, simulation: bool = True) -> RunFolder:
-    """Run a federation over a grid."""
-    with task_identity():
-        return run(grid, run_settings, simulation, grid.clock)
 
 
 def run_quickly(output: Path, nodes: int = 3, faults: Faults = no_faults, **changes: Any) -> RunFolder:

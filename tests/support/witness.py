@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import server_app.run
-import strategies.scarlet.client
+import strategies.soft_labels.client
 from protocol.encodings import decode_labels
 from strategies.method import ServerMethod, ServerSide
 
@@ -25,9 +25,9 @@ class Witness:
         self.compared = 0
         self.wrong: list[str] = []
         self._build_server = server_app.run.server_method
-        self._distil = strategies.scarlet.client.distil
+        self._distil = strategies.soft_labels.client.distil
         patch.setattr(server_app.run, "server_method", self._watch_server)
-        patch.setattr(strategies.scarlet.client, "distil", self._watch_client)
+        patch.setattr(strategies.soft_labels.client, "distil", self._watch_client)
 
     def _watch_server(self, side: ServerSide, experiment: str) -> ServerMethod:
         self.server, self._encoding = self._build_server(side, experiment), side.settings.distillation.labels

@@ -1,6 +1,0 @@
-"""ScaleFL (Ilhan, Su, Liu, CVPR 2023) and its relatives: unequal devices train parts of one network."""
-
-from strategies.scalefl.client import SubmodelClient
-from strategies.scalefl.server import SubmodelServer
-
-__all__ = ["SubmodelClient", "SubmodelServer"]

@@ -1,0 +1,168 @@
+"""The client half of SCARLET: distil, train, predict, evaluate, remember."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from flwr.app import RecordDict
+from torch import nn
+
+from data import PublicPool
+from learning.distillation import distil
+from learning.training import predict
+from models import learned_state
+from protocol.encodings import (
+    LabelEncoding,
+    decode_indices,
+    decode_labels,
+    encode_indices,
+    encode_labels,
+    parse_rows,
+    row_bytes,
+)
+from protocol.messages import SoftLabelReply, SoftLabelRequest
+from strategies.method import ClientSide
+from strategies.soft_labels.cache import CachePolicy, Indices, LabelCache, LabelsInUse, Versions
+from strategies.soft_labels.positions import Positions
+from strategies.state import ClientState
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a client makes of a message: what to distil on, and what to predict."""
+
+    in_use: LabelsInUse
+    requested: Indices | None
+    """None if the client cannot tell what is requested."""
+    lost: bool
+
+
+class SoftLabelClient:
+    """Learns from its own samples and from the labels that all clients' predictions merge into."""
+
+    def __init__(self, client: ClientSide, policy: CachePolicy) -> None:
+        self._client = client
+        self._policy = policy
+        self._encoding: LabelEncoding = client.settings.distillation.labels
+        self._classes = client.data.num_classes
+
+    def answer(self, content: RecordDict) -> RecordDict:
+        """Distil on the labels in use, train, predict what is requested, evaluate."""
+        request = SoftLabelRequest.from_record(content)
+        states = self._client.store.before(request.round)
+        versions = self._catch_up(states, request)
+        cache = self._base(states, request)
+        reading = self._read(request, versions, cache)
+
+        model = self._client.model_after(states[0] if states else None)
+        missing = self._distil(model, cache, reading.in_use, request.round)
+        labels = None
+        if not request.final:
+            self._client.train(model, request.round)
+            labels = self._predict(model, reading.requested)
+        result = self._client.evaluate(model)
+
+        cache.keep_only(versions.stored)
+        self._client.store.save(self._remember(request.round, model, cache, versions))
+        named = None if request.requested is None or labels is None else reading.requested
+        return SoftLabelReply(
+            **vars(result),
+            cache=cache.digest(),
+            labels=labels,
+            indices=None if named is None else encode_indices(named, self._policy.pool_size),
+            missing=missing or None,
+            lost=reading.lost or None,
+        ).to_record()
+
+    def state_digests(self) -> list[bytes]:
+        """Return the digest of the cache in each kept state, newest first."""
+        everything = 2**31
+        return [self._cache(state).digest() for state in self._client.store.before(everything)]
+
+    def _catch_up(self, states: list[ClientState], request: SoftLabelRequest) -> Versions:
+        """Derive the versions as they stand before the request's round.
+
+        A client that starts anew derives them from the first round on, for it may remember rounds
+        otherwise than they were when a resumed server went through them once more.
+        """
+        versions = Versions(self._policy)
+        if states and not request.reset:
+            stored = states[0].extra["versions.stored"].numpy().copy()
+            versions = Versions(self._policy, int(states[0].facts["versions.round"]), stored)
+        silent = decode_indices(request.silent_rounds or b"d", request.round)
+        versions.catch_up(request.round - 1, silent)
+        return versions
+
+    def _base(self, states: list[ClientState], request: SoftLabelRequest) -> LabelCache:
+        """Choose the cache that the server builds on.
+
+        That is usually the newest. After a lost reply it is the one before, for the server does not
+        know of the labels that came with the message which that reply answered. And before the first
+        acknowledgement it is the empty one, as it is where no kept cache fits: what these hold may stem
+        from rounds that the server, resumed from a checkpoint, went through once more.
+        """
+        kept = [] if request.reset else [self._cache(state) for state in states]
+        return next((cache for cache in kept if cache.digest() == request.base), self._cache(None))
+
+    def _read(self, request: SoftLabelRequest, versions: Versions, cache: LabelCache) -> Reading:
+        """Put the labels that came into the cache, and say what to distil on and to predict."""
+        explicit = Positions.from_request(request, self._policy.pool_size)
+        if explicit is not None:
+            self._put(cache, explicit.in_use, explicit.sent, request.labels)
+            return Reading(explicit.in_use, explicit.requested, lost=False)
+        plan = versions.plan().without_request() if request.final else versions.plan()
+        if versions.digest(plan) != request.versions:
+            return Reading(LabelsInUse.none(), None, lost=True)
+        if cache.digest() != request.base:
+            return Reading(versions.in_use, plan.requested, lost=True)
+        lacking = np.flatnonzero(~cache.holds(versions.in_use))
+        self._put(cache, versions.in_use, lacking, request.labels)
+        return Reading(versions.in_use, plan.requested, lost=False)
+
+    def _put(self, cache: LabelCache, in_use: LabelsInUse, sent: Indices, labels: bytes) -> None:
+        rows = parse_rows(labels, len(sent), self._classes, self._encoding)
+        cache.put(in_use.indices[sent], in_use.versions[sent], rows)
+
+    def _distil(self, model: nn.Module, cache: LabelCache, in_use: LabelsInUse, round: int) -> int:
+        """Distil on the labels in use that are held; return how many are not."""
+        held = cache.holds(in_use)
+        indices = in_use.indices[held]
+        labels = decode_labels(cache.rows[indices], self._classes, self._encoding)
+        generator = self._client.generator("distil", round)
+        settings, arithmetic = self._client.settings.distillation, self._client.arithmetic
+        distil(model, self._pool, indices, labels, settings, generator, arithmetic)
+        return int((~held).sum())
+
+    def _predict(self, model: nn.Module, requested: Indices | None) -> bytes | None:
+        if requested is None:
+            return None
+        if len(requested) == 0:
+            return b""
+        inputs = self._pool.inputs.take(torch.tensor(requested))
+        predictions = predict(model, inputs, self._client.arithmetic)
+        return encode_labels(predictions, self._encoding).tobytes()
+
+    @cached_property
+    def _pool(self) -> PublicPool:
+        """The pool, where the client computes; a hello takes no memory for it."""
+        return self._client.pool.to(self._client.device)
+
+    def _cache(self, state: ClientState | None) -> LabelCache:
+        cache = LabelCache(self._policy.pool_size, row_bytes(self._classes, self._encoding))
+        if state is not None:
+            held = (state.extra[f"cache.{part}"].numpy() for part in ("indices", "versions", "rows"))
+            cache.put(*held)
+        return cache
+
+    def _remember(self, round: int, model: nn.Module, cache: LabelCache, versions: Versions) -> ClientState:
+        held = cache.held()
+        extra = {
+            "cache.indices": held,
+            "cache.versions": cache.versions[held],
+            "cache.rows": cache.rows[held],
+            "versions.stored": versions.stored,
+        }
+        tensors = {name: torch.from_numpy(array) for name, array in extra.items()}
+        facts = {"versions.round": str(versions.round)}
+        return ClientState(round, self._client.architecture, learned_state(model), tensors, facts)

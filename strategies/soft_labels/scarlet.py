@@ -1,0 +1,73 @@
+"""SCARLET: soft-label caching and sharpening for communication-efficient federated distillation.
+
+Azuma et al., IEEE TMC 2026, arXiv 2504.19602. Clients share class probabilities on public samples,
+never weights, so each may run another network. A round is one message and one reply:
+
+- ``cache.py``: labels are reused for D rounds; which ones, server and clients derive alike;
+- ``server.py``: ask only for what is not fresh, average the predictions, sharpen (``era.py``);
+- ``acknowledgements.py``: send each client only the labels it does not hold yet;
+- ``client.py``: distil on the last subset's labels → train → predict → evaluate.
+"""
+
+import torch
+from torch import Tensor
+
+from data import PublicPool
+from protocol.ledger import scarlet_paper_down
+from protocol.settings import RunSettings
+from strategies.method import ClientSide, ServerSide
+from strategies.soft_labels.cache import CachePolicy
+from strategies.soft_labels.client import SoftLabelClient
+from strategies.soft_labels.server import SentLabels, SoftLabelServer
+
+
+def enhanced_era(mean: Tensor, beta: float) -> Tensor:
+    """Sharpen (β > 1) or flatten (β < 1) averaged soft labels; β = 1 is the identity.
+
+    ẑ_i ∝ z̄_i^β, the paper's Enhanced ERA. Computed as softmax(β·log z̄) in float64: the power
+    itself underflows to 0/0 for large β or many classes.
+
+    Parameters
+    ----------
+    mean : Tensor
+        Probabilities z̄ averaged over clients, shape (n, classes).
+    beta : float
+        The exponent β > 0.
+
+    Returns
+    -------
+    Tensor
+        Probabilities ẑ, float32, shape (n, classes).
+    """
+    if beta <= 0:
+        raise ValueError(f"beta = {beta}: must be greater than 0")
+    return torch.softmax(beta * torch.log(mean.double()), dim=-1).float()
+
+
+def cache_policy(settings: RunSettings, pool: PublicPool) -> CachePolicy:
+    """Return SCARLET's cache as the settings define it, for a pool."""
+    return CachePolicy(
+        settings.seed,
+        len(pool),
+        settings.public.subset_size,
+        settings.scarlet.cache_duration,
+        settings.scarlet.expiry,
+    )
+
+
+def scarlet_server(server: ServerSide, experiment: str) -> SoftLabelServer:
+    """Build SCARLET's server half."""
+
+    def paper_down(count: SentLabels) -> int:
+        return scarlet_paper_down(
+            count.requested, count.sent, count.caught_up, count.subset, server.num_classes
+        )
+
+    beta = server.settings.scarlet.beta
+    policy = cache_policy(server.settings, server.pool)
+    return SoftLabelServer(server, experiment, policy, lambda mean: enhanced_era(mean, beta), paper_down)
+
+
+def scarlet_client(client: ClientSide) -> SoftLabelClient:
+    """Build SCARLET's client half."""
+    return SoftLabelClient(client, cache_policy(client.settings, client.pool))

@@ -1,0 +1,97 @@
+"""The client half of ScaleFL and its relatives: score the submodel that came, train it, send it back."""
+
+from functools import partial
+
+import torch
+from flwr.app import RecordDict
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from learning.local import LossOfBatch
+from learning.training import all_exits, with_own_loss
+from models import trained_state
+from models.elastic import ExitNetwork, forget_statistics
+from protocol.errors import MessageError
+from protocol.messages import SliceReply, SliceRequest
+from strategies.method import ClientSide
+from strategies.submodels.loss import (
+    ClassLoss,
+    ExitsLoss,
+    balanced_cross_entropy,
+    masked_cross_entropy,
+    mutual_loss,
+    official_loss,
+    self_distillation_loss,
+)
+from strategies.submodels.submodels import Submodels, calibrate
+from strategies.submodels.variants import VARIANTS
+
+
+class SubmodelClient:
+    """Holds nothing between rounds, and in a round nothing beyond its level's blocks and widths."""
+
+    def __init__(self, client: ClientSide) -> None:
+        self._client = client
+        self._variant = VARIANTS[client.settings.strategy]
+
+    def answer(self, content: RecordDict) -> RecordDict:
+        """Evaluate the submodel on the client's test part, then train it."""
+        request = SliceRequest.from_record(content)
+        train = self._client.data.train
+        model = self._submodel(request)
+        calibrate(model, train.inputs)
+        before = self._client.evaluate(model)
+        forget_statistics(model)
+        self._client.train(model, request.round, self._loss(request.round))
+        return SliceReply(
+            **vars(before), trained_on=len(train), weights=trained_state(model), level=request.level
+        ).to_record()
+
+    def state_digests(self) -> list[bytes]:
+        """Return nothing: no state outlives a round."""
+        return []
+
+    def _submodel(self, request: SliceRequest) -> ExitNetwork:
+        client = self._client
+        submodels = Submodels(client.settings, client.data.train.input_shape, client.data.num_classes)
+        if not submodels.plan.trains(request.level):
+            raise MessageError(f"level = {request.level}: there is no submodel for it")
+        try:
+            model = submodels.submodel(request.level, request.weights)
+        except RuntimeError as error:
+            raise MessageError(f"weights: not those of level {request.level}: {error}") from error
+        return model.to(client.device)
+
+    def _loss(self, round: int) -> LossOfBatch:
+        """Return the variant's loss in a round: exits learn from each other after the first rounds only."""
+        settings, run = self._client.settings.scalefl, self._client.settings
+        started = round > settings.start * run.num_rounds
+        weight = settings.distillation if started else 0.0
+        exits_loss: ExitsLoss = partial(self_distillation_loss, weights=settings.exit_weights)
+        if self._variant.exits == "mutual" or settings.loss == "mutual":
+            exits_loss = mutual_loss
+        elif settings.loss == "official":
+            exits_loss = official_loss
+        class_loss = self._class_loss()
+
+        def loss(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
+            logits = all_exits(model, inputs)
+            if self._variant.exits == "last":
+                learned = class_loss(logits[-1], targets)
+            else:
+                learned = exits_loss(logits, targets, weight, settings.temperature, class_loss)
+            return with_own_loss(model, learned)
+
+        return loss
+
+    def _class_loss(self) -> ClassLoss:
+        data = self._client.data
+        counts = torch.bincount(data.train.targets, minlength=data.num_classes)
+        stated = self._client.settings.scalefl.classes
+        match self._variant.classes if stated == "own" else stated:
+            case "balanced":
+                return balanced_cross_entropy(counts)
+            case "masked":
+                return masked_cross_entropy(counts)
+            case "plain":
+                return cross_entropy

@@ -1,0 +1,170 @@
+"""The server half of ScaleFL and its relatives: send each level its submodel, merge what comes back."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from flwr.app import RecordDict
+from torch import Tensor
+
+from data import Samples
+from learning.memory import leave_device
+from learning.metrics import figures
+from models import corruption, learned_state, load_learned_state
+from models.elastic import ExitNetwork, SliceMap, has_norms
+from protocol.errors import MessageError
+from protocol.messages import Evaluation, HelloReply, SliceReply, SliceRequest
+from strategies.method import Incoming, MethodState, Outgoing, Score, ServerSide
+from strategies.submodels.evaluation import mean_evaluation, score_exits
+from strategies.submodels.lora_merging import merging_of
+from strategies.submodels.submodels import Submodels
+
+log = logging.getLogger("flwr")
+
+_BYTES_PER_WEIGHT = 4
+
+
+class SubmodelServer:
+    """Owns the whole network, the clients' levels, and the running mean of the round's submodels."""
+
+    final_exchange = False
+
+    def __init__(self, server: ServerSide, experiment: str) -> None:
+        self._server = server
+        self._experiment = experiment
+        self._submodels = Submodels(server.settings, server.input_shape, server.num_classes)
+        self._model = self._submodels.build(self._submodels.plan.whole)
+        self._levels: dict[str, int] = {}
+        self._round = 0
+        self._mean = merging_of(server.settings, self._weights(), 0)
+        self._asked: dict[str, tuple[int, SliceMap]] = {}
+        self._log_levels()
+
+    # --- a round -------------------------------------------------------------------------------
+
+    def begin(self, round: int, clients: Sequence[str], final: bool) -> dict[str, Outgoing]:
+        """Send each client the submodel of its level."""
+        self._round = round
+        weights = self._weights()
+        self._mean = merging_of(self._server.settings, weights, round)
+        self._asked = {}
+        written: dict[int, Outgoing] = {}
+        for client in clients:
+            level = self._levels[client]
+            where = self._submodels.map(level, round, client)
+            self._asked[client] = (level, where)
+            if id(where) not in written:  # one record for all who are sent the same
+                part = where.extract(weights)
+                request = SliceRequest(self._experiment, round, level, part)
+                written[id(where)] = Outgoing(request.to_record(), _bytes(part))
+        return {client: written[id(where)] for client, (_, where) in self._asked.items()}
+
+    def accept(self, client: str, round: int, content: RecordDict) -> Incoming:
+        """Add a client's submodel to the running mean."""
+        reply = SliceReply.from_record(content)
+        evaluation = reply.evaluation
+        if found := corruption(reply.weights):
+            raise MessageError(found)
+        if round == self._round:
+            self._add(client, reply)
+        return Incoming(evaluation, _bytes(reply.weights))
+
+    def finish(self, round: int) -> None:
+        """Make the mean the network; what no client covered stays as it is."""
+        load_learned_state(self._model, self._mean.merged())
+
+    def greet(self, hello: HelloReply) -> str:
+        """Take note of a node's level, which holds for its name until it reports another."""
+        level, count = hello.level, len(self._submodels.plan.shapes)
+        if level is None or not 1 <= level <= count:
+            raise MessageError(f"level = {level}: there are levels 1 to {count}")
+        before = self._levels.get(hello.client, level)
+        self._levels[hello.client] = level
+        replanned = f" in place of {before}" if before != level else ""
+        return f"level {level}{replanned}, {hello.level_reason or 'no reason given'}"
+
+    def candidates(self, clients: Sequence[str]) -> list[str]:
+        """Return the clients whose level takes part."""
+        return [client for client in clients if self._submodels.plan.trains(self._levels.get(client, 0))]
+
+    # --- the network ---------------------------------------------------------------------------
+
+    def model(self) -> ExitNetwork:
+        """Return the whole network; its norms have no statistics."""
+        return self._model
+
+    def score(self, test: Samples) -> Score | None:
+        """Score each level's submodel, at its last exit and by all its exits, and the exits of the whole.
+
+        The evaluation is the plain mean over the levels at their last exits.
+        """
+        calibration, plan, metric = self._server.calibration, self._submodels.plan, self._server.metric
+        if calibration is None and has_norms(self._model):
+            return None
+        results: list[Evaluation] = []
+        levels: list[dict[str, Any]] = []
+        details: dict[str, Any] = {"levels": levels}
+        weights = self._weights()
+        for level, shape in plan.distinct():
+            submodel = self._submodels.calibrated(level, self._round, weights, calibration).to(
+                self._server.device
+            )
+            flops = self._submodels.cost(level).flops
+            scores = score_exits(submodel, test, flops, metric, self._server.arithmetic)
+            results.append(scores.last)
+            numbers = {"examples": scores.last.examples, "ensemble": scores.ensemble}
+            levels.append(
+                {"level": level, **figures(scores.last, metric), **numbers, **scores.grades_of_last()}
+            )
+            if shape == plan.whole and len(shape.exits) > 1:
+                details |= scores.as_details()
+            leave_device(submodel)
+        return Score(mean_evaluation(results), details)
+
+    # --- checkpoints ---------------------------------------------------------------------------
+
+    def state(self) -> MethodState:
+        """Return the clients' levels."""
+        return MethodState(facts={"levels": self._levels})
+
+    def load_state(self, state: MethodState, weights: Mapping[str, Tensor]) -> None:
+        """Take up the network and the levels."""
+        load_learned_state(self._model, weights)
+        self._levels = dict(state.facts["levels"])
+
+    # --- parts ---------------------------------------------------------------------------------
+
+    def _add(self, client: str, reply: SliceReply) -> None:
+        level, where = self._asked[client]
+        if reply.level != level:
+            raise MessageError(f"level = {reply.level}: it was sent level {level}")
+        by_examples = self._server.settings.scalefl.weighting == "examples"
+        try:
+            self._mean.add(reply.weights, where, reply.trained_on if by_examples else 1)
+        except ValueError as error:
+            raise MessageError(f"level {level}: {error}") from error
+
+    def _weights(self) -> dict[str, Tensor]:
+        """Return the network's weights on the CPU; new adapters are where a base of earlier runs is."""
+        return {name: tensor.cpu() for name, tensor in learned_state(self._model).items()}
+
+    def _log_levels(self) -> None:
+        for level, shape in self._submodels.plan.distinct():
+            exits = " ".join(map(str, shape.exits))
+            parameters = self._submodels.cost(level).parameters
+            log.info(
+                "Level %d: width %g, exits after blocks %s, %s parameters, %.2f MB each way",
+                level,
+                shape.width,
+                exits,
+                f"{parameters:,}",
+                _BYTES_PER_WEIGHT * parameters / 1e6,
+            )
+        if self._server.calibration is None and has_norms(self._model):
+            log.warning(
+                'The server scores nothing: scalefl.calibration = "none" gives its norms no statistics'
+            )
+
+
+def _bytes(weights: Mapping[str, Tensor]) -> int:
+    return _BYTES_PER_WEIGHT * sum(tensor.numel() for tensor in weights.values())

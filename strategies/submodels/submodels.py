@@ -1,0 +1,144 @@
+"""The parts of a network that levels train: where they lie, and how they are cut out."""
+
+from collections.abc import Mapping
+from functools import cached_property
+
+from torch import Tensor
+
+from data import Inputs, in_batches
+from learning.memory import Halving
+from models import build_elastic, elastic_design, load_learned_state
+from models.elastic import (
+    Axes,
+    Cost,
+    ExitNetwork,
+    Shape,
+    SliceMap,
+    axes_of,
+    cost_of,
+    forget_statistics,
+    index_policy,
+    recalibrate,
+)
+from models.elastic.norms import CALIBRATION_BATCH
+from models.registry import require_inputs
+from protocol.randomness import derive_seed
+from protocol.settings import RunSettings
+from strategies.submodels.variants import VARIANTS, LevelPlan
+
+SERVER = "server"
+"""The name under which the server draws a submodel of its own (Federated Dropout)."""
+
+
+def calibrate(submodel: ExitNetwork, inputs: Inputs) -> None:
+    """Give norms the statistics of at least two inputs, in batches that fit the memory."""
+    halving = Halving(CALIBRATION_BATCH, smallest=2)
+    halving(lambda size: recalibrate(submodel, in_batches(inputs, size)), len(inputs))
+
+
+class Submodels:
+    """The submodels of one run's network.
+
+    Parameters
+    ----------
+    settings
+        Of the run; its strategy says how submodels are cut.
+    input_shape
+        Shape of one input.
+    num_classes
+        Width of the output.
+
+    Raises
+    ------
+    SettingsError
+        If the network has no such submodels, or reads other inputs.
+    """
+
+    def __init__(self, settings: RunSettings, input_shape: tuple[int, ...], num_classes: int) -> None:
+        require_inputs(settings.model, input_shape, settings)
+        self.plan = LevelPlan.of(settings, input_shape, num_classes)
+        self._policy = VARIANTS[settings.strategy].policy
+        self._seed = settings.seed
+        self._design = elastic_design(settings.model, settings)
+        self._input_shape = input_shape
+        self._num_classes = num_classes
+        self._maps: dict[tuple[int, int, str], SliceMap] = {}
+
+    def build(self, shape: Shape, pretrained: bool = True) -> ExitNetwork:
+        """Build a network on the CPU whose norms have no statistics, its weights the run's first ones.
+
+        Parameters
+        ----------
+        shape
+            Which of it there is.
+        pretrained
+            Whether a checkpoint's weights are read, if the run has one.
+        """
+        seed = derive_seed(self._seed, "model", client=SERVER)
+        model = build_elastic(self._design, self._input_shape, self._num_classes, seed, shape, pretrained)
+        forget_statistics(model)
+        return model
+
+    def submodel(self, level: int, weights: Mapping[str, Tensor]) -> ExitNetwork:
+        """Build a level's submodel on the CPU with given weights.
+
+        Raises
+        ------
+        RuntimeError
+            If they are not those of the level.
+        """
+        model = self.build(self.shape(level), pretrained=False)
+        load_learned_state(model, weights)
+        return model
+
+    def shape(self, level: int) -> Shape:
+        """Return the shape of a level that takes part."""
+        shape = self.plan.shapes[level - 1]
+        if shape is None:
+            raise ValueError(f"level {level} takes no part")
+        return shape
+
+    def cost(self, level: int) -> Cost:
+        """Return what a level costs."""
+        return cost_of(self._design, self._input_shape, self._num_classes, self.shape(level))
+
+    def map(self, level: int, round: int, client: str = SERVER) -> SliceMap:
+        """Return where a level's submodel lies in the network, for a client in a round.
+
+        Maps are kept as long as they hold: leading channels for the run, others for the round.
+        """
+        key = (level, 0 if self._policy == "leading" else round, client if self._policy == "random" else "")
+        if key not in self._maps:
+            self._maps = {kept: where for kept, where in self._maps.items() if kept[1] == key[1]}
+            part = axes_of(self._on_meta(self.shape(level)))
+            choice = index_policy(self._policy, self._seed, round, client)
+            self._maps[key] = SliceMap(self._whole_axes, part, choice)
+        return self._maps[key]
+
+    def calibrated(
+        self, level: int, round: int, whole: Mapping[str, Tensor], calibration: Inputs | None
+    ) -> ExitNetwork:
+        """Cut a level's submodel out of the network's weights and give its norms statistics.
+
+        Parameters
+        ----------
+        level
+            From 1.
+        round
+            The round after which it is.
+        whole
+            The network's weights, on the CPU.
+        calibration
+            At least two inputs, on the device where the submodel is to be; None if it has no batch norms.
+        """
+        submodel = self.submodel(level, self.map(level, round).extract(whole))
+        if calibration is not None:
+            calibrate(submodel.to(calibration.device), calibration)
+        return submodel
+
+    @cached_property
+    def _whole_axes(self) -> Mapping[str, Axes]:
+        return axes_of(self._on_meta(self.plan.whole))
+
+    def _on_meta(self, shape: Shape) -> ExitNetwork:
+        return self._design.on_meta(self._input_shape, self._num_classes, shape)
