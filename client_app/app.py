@@ -1,22 +1,37 @@
-"""The ClientApp: one hello, and one message a round."""
+"""The ClientApp: one hello, and one message a round; and a factory for another Flower project."""
+
+from collections.abc import Sequence
 
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from client_app.node import Node
 from protocol.messages import mark_reply
-
-app = ClientApp()
-
-
-@app.query("hello")
-def hello(message: Message, context: Context) -> Message:
-    """Answer the server's hello."""
-    return Message(Node(context).hello(message.content), reply_to=message)
+from protocol.references import open_package
 
 
-@app.train()
-def train(message: Message, context: Context) -> Message:
-    """Do one round's work."""
-    reply = Node(context).method(message.content).answer(message.content)
-    return Message(mark_reply(reply, message.content), reply_to=message)
+def create_client_app(packages: Sequence[str] = ()) -> ClientApp:
+    """Return a ClientApp that takes part in the federation which the run-config describes.
+
+    Parameters
+    ----------
+    packages
+        Packages of another Flower project, in which the settings' references resolve too.
+    """
+    for package in packages:
+        open_package(package)
+    app = ClientApp()
+
+    @app.query("hello")
+    def hello(message: Message, context: Context) -> Message:
+        return Message(Node(context).hello(message.content), reply_to=message)
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        reply = Node(context).method(message.content).answer(message.content)
+        return Message(mark_reply(reply, message.content), reply_to=message)
+
+    return app
+
+
+app = create_client_app()

@@ -10,15 +10,18 @@ from flwr.app import Context, RecordDict
 from client_app.capability import Budgets, Carried, choose, measure, pinned
 from data import ClientData, PublicPool, load_client_data, load_own_data, load_shared
 from learning.precision import usable_precision
+from models.network import Estimator
+from models.registry import model_of
 from protocol.device import find_place
 from protocol.digests import code_digest
 from protocol.errors import SettingsError
 from protocol.messages import HelloReply, experiment_of
 from protocol.settings import NodeSettings, RunSettings
-from protocol.values import is_elastic, numbers, split_names
-from strategies import client_method
+from protocol.values import numbers, split_names
+from strategies import compose
 from strategies.levels import deal_levels
-from strategies.method import ClientMethod, ClientSide
+from strategies.method import ClientMethod, Exchanges
+from strategies.sides import ClientSide
 from strategies.state import StateStore
 
 log = logging.getLogger("flwr")
@@ -40,6 +43,7 @@ class Node:
         if self.settings.model_path:
             changes["pretrained"] = self.settings.model_path
         self.run = run.model_copy(update=changes)
+        self.kind = compose(run, self.settings.simulated)
         self.notes = [note for note in (place.note, slower) if note]
         for note in self.notes:
             log.warning("%s", note)
@@ -76,20 +80,20 @@ class Node:
             self.device,
             carried.level if carried else None,
         )
-        return client_method(side)
+        return self.kind.client(side)
 
     @property
     def model_name(self) -> str:
-        """The network this node trains: its own choice, its share of ``models``, or the run's."""
-        dealt_out = split_names(self.run.models)
-        name: str = self.run.model
+        """The network or estimator this node trains: its own, its share of ``models``, or the run's."""
+        assigned = split_names(self.run.models)
+        name = self.run.model
         if self.settings.model is not None:
             name = self.settings.model
-        elif dealt_out and self.settings.partition_id is not None:
-            name = dealt_out[self.settings.partition_id % len(dealt_out)]
-        if self.run.shares_weights and name != self.run.model:
+        elif assigned and self.settings.partition_id is not None:
+            name = assigned[self.settings.partition_id % len(assigned)]
+        if self.kind.exchanges.averages and name != self.run.model:
             raise SettingsError(
-                f"model = {name!r} (node-config): strategy {self.run.strategy} averages weights, so every "
+                f"model = {name!r} (node-config): strategy {self.kind.name} averages weights, so every "
                 f"client must run {self.run.model!r}"
             )
         return name
@@ -97,10 +101,11 @@ class Node:
     def _carried(self, experiment: str) -> Carried | None:
         """Return the level this node carries, or None if its network has none.
 
-        FedAvg averages whole networks, so an elastic one is like any other to it.
+        Where whole networks are averaged an elastic one is like any other.
         """
         run, node = self.run, self.settings
-        if run.strategy == "fedavg" or not is_elastic(self.model_name):
+        model = model_of(self.model_name)
+        if self.kind.exchanges is Exchanges.WEIGHTS or isinstance(model, Estimator) or not model.is_elastic:
             return None
         if isinstance(node.level, int):
             levels = len(numbers(run.levels.shares))
@@ -110,7 +115,7 @@ class Node:
         if node.level is None and node.simulated:
             part, parts = partition_of(run, node)
             level = deal_levels(numbers(run.levels.shares), parts, run.seed)[part]
-            return Carried(level, f'dealt out by levels.shares = "{run.levels.shares}"')
+            return Carried(level, f'assigned by levels.shares = "{run.levels.shares}"')
         question = {
             "model": self.model_name,
             "levels": run.levels.model_dump(),

@@ -1,15 +1,14 @@
 """Learning from soft labels, which clients and server do alike."""
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from data import PublicPool
+from data import Inputs
+from learning.optimizers import OptimizerOptions, optimizer_maker
 from learning.precision import FLOAT32, Arithmetic
 from learning.training import fit, mean_over_exits
-from protocol.settings import DistillationSettings
+from protocol.settings import RunSettings
 
 
 def distillation_loss(logits: Tensor, labels: Tensor) -> Tensor:
@@ -25,35 +24,35 @@ def distillation_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 def distil(
     model: nn.Module,
-    pool: PublicPool,
-    indices: NDArray[np.int64],
+    inputs: Inputs,
     labels: Tensor,
-    settings: DistillationSettings,
+    settings: RunSettings,
     generator: torch.Generator,
     arithmetic: Arithmetic = FLOAT32,
 ) -> None:
-    """Train a model in place towards the labels of some public samples.
+    """Train a model in place towards the labels of some public samples, as the table ``distillation`` says.
 
     Parameters
     ----------
-    indices : NDArray[np.int64]
-        The samples' places in the pool, shape (n,); with none, nothing happens.
-    labels : Tensor
+    model
+        On the inputs' device.
+    inputs
+        The n samples; with none, nothing happens.
+    labels
         Probabilities, shape (n, classes).
+    settings
+        Of the run.
+    generator
+        Shuffles the samples.
+    arithmetic
+        Of the network's layers.
     """
-    rows = torch.tensor(indices)
-    labels = labels.to(pool.inputs.device)
+    labels = labels.to(inputs.device)
+    table = settings.distillation
 
     def loss(batch: Tensor) -> Tensor:
-        inputs = pool.inputs[rows[batch]]
-        return mean_over_exits(model, inputs, lambda logits: distillation_loss(logits, labels[batch]))
+        wanted = labels[batch.to(labels.device)]
+        return mean_over_exits(model, inputs[batch], lambda logits: distillation_loss(logits, wanted))
 
-    fit(
-        model,
-        loss,
-        len(indices),
-        settings,
-        generator,
-        arithmetic=arithmetic,
-        optimizer=settings.optimizer,
-    )
+    optimizer = optimizer_maker(table.optimizer, OptimizerOptions(table.learning_rate), settings)
+    fit(model, loss, len(inputs), table, generator, optimizer, arithmetic)

@@ -2,10 +2,11 @@
 
 from collections.abc import Callable
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data import Samples, augment
+from learning.losses import class_loss_of
+from learning.optimizers import OptimizerOptions, optimizer_maker
 from learning.precision import FLOAT32, Arithmetic
 from learning.training import fit, learning_rate, mean_over_exits, with_own_loss
 from protocol.randomness import torch_generator
@@ -15,10 +16,15 @@ LossOfBatch = Callable[[nn.Module, Tensor, Tensor], Tensor]
 """Maps a model, inputs (batch, ...) and their classes (batch,) to the batch's loss."""
 
 
-def cross_entropy(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
-    """Return the mean cross-entropy; that of all exits if the network has several."""
-    loss = mean_over_exits(model, inputs, lambda logits: F.cross_entropy(logits, targets))
-    return with_own_loss(model, loss)
+def loss_of_batch(settings: RunSettings) -> LossOfBatch:
+    """Return a run's loss (``train.loss``) of what a network answers; that of all exits if it has several."""
+    class_loss = class_loss_of(settings)
+
+    def loss(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
+        learned = mean_over_exits(model, inputs, lambda logits: class_loss(logits, targets))
+        return with_own_loss(model, learned)
+
+    return loss
 
 
 def train_locally(
@@ -28,7 +34,7 @@ def train_locally(
     client: str,
     round: int,
     arithmetic: Arithmetic = FLOAT32,
-    loss: LossOfBatch = cross_entropy,
+    loss: LossOfBatch | None = None,
 ) -> None:
     """Train a network in place on a client's private samples, as the table ``train`` says.
 
@@ -47,7 +53,7 @@ def train_locally(
     arithmetic
         Of the network's layers.
     loss
-        Of a batch; by default the cross-entropy.
+        Of a batch; by default the run's.
 
     Raises
     ------
@@ -60,19 +66,20 @@ def train_locally(
         inputs = augment(samples.inputs[indices], settings.train.augmentation, augmentation)
         return inputs, samples.targets[indices]
 
-    def batch_loss(inputs: Tensor, targets: Tensor) -> Tensor:
-        return loss(model, inputs, targets)
+    of_batch = loss or loss_of_batch(settings)
 
+    def batch_loss(inputs: Tensor, targets: Tensor) -> Tensor:
+        return of_batch(model, inputs, targets)
+
+    train = settings.train
+    options = OptimizerOptions(learning_rate(train, round), train.momentum, train.weight_decay)
     fit(
         model,
         batch_loss,
         len(samples),
-        settings.train,
+        train,
         torch_generator(settings.seed, "train", round, client),
-        settings.train.momentum,
-        settings.train.weight_decay,
-        learning_rate(settings.train, round),
+        optimizer_maker(train.optimizer, options, settings),
         arithmetic,
         draw,
-        settings.train.optimizer,
     )

@@ -9,7 +9,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from learning.optimizers import COPIES, OptimizerName
+from learning.optimizers import copies_of
 from protocol.errors import MotleyError
 
 log = logging.getLogger("flwr")
@@ -138,14 +138,12 @@ def leave_device(model: nn.Module) -> None:
         _give_back()
 
 
-def training_bytes(
-    model: nn.Module, optimizer: OptimizerName = "sgd", device: torch.device | None = None
-) -> int:
+def training_bytes(model: nn.Module, optimizer: str = "sgd", device: torch.device | None = None) -> int:
     """Return what a network's parameters take in training, with their gradients and what a step remembers.
 
     On a card a step's changes are found for all parameters at once, which takes a copy more.
     """
-    copies = COPIES[optimizer] + (device is not None and device.type == "cuda")
+    copies = copies_of(optimizer) + (device is not None and device.type == "cuda")
     return sum(p.nbytes * (copies if p.requires_grad else 1) for p in model.parameters())
 
 

@@ -1,6 +1,7 @@
 """The figure beside accuracy and loss that a run may ask for (``data.metric``): found, averaged, named."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -8,39 +9,106 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from protocol.messages import Evaluation
+from protocol.references import Registry
 
-MetricName = Literal["none", "auroc", "kappa"]
-
-TITLES: Mapping[MetricName, str] = {"auroc": "AUROC", "kappa": "quadratic κ"}
-"""As people know them."""
+NO_METRIC = "none"
 
 
-def score(name: MetricName, probabilities: Tensor, targets: Tensor) -> float | None:
-    """Score answers to samples whose classes are known.
+@dataclass(frozen=True)
+class Metric:
+    """A figure by which answers to samples of known classes are scored.
 
     Parameters
     ----------
-    name
-        ``auroc``: area under the ROC curve, of the second class if there are two, else the plain mean of
-        each class against the rest. ``kappa``: Cohen's κ with quadratic weights, of the most probable
-        classes; their order is that of their numbers.
-    probabilities
-        Shape (n, classes).
-    targets
-        Classes, int64 of shape (n,).
-
-    Returns
-    -------
-    float or None
-        From 0 to 1, or from -1 to 1; None for ``none``, and where it is not defined: an area needs a class
-        that some samples have and some have not, κ two classes among targets and answers.
+    title
+        As people know it.
+    score
+        Maps probabilities, float64 of shape (n, classes), and classes, int64 of shape (n,), on the CPU, to
+        the figure; None where it is not defined.
+    bounds
+        The smallest and the largest value it can have.
+    better
+        Whether a higher or a lower value is better.
+    ordered
+        Whether it takes the classes' order to mean something, as grades do; exits are then graded too.
     """
-    if name == "none":
-        return None
-    likely, right = probabilities.cpu().numpy(), targets.cpu().numpy()
-    if name == "auroc":
-        return _area_under_roc(likely, right)
-    return quadratic_kappa(likely.argmax(axis=1), right, likely.shape[1])
+
+    title: str
+    score: Callable[[Tensor, Tensor], float | None]
+    bounds: tuple[float, float] = (0.0, 1.0)
+    better: Literal["higher", "lower"] = "higher"
+    ordered: bool = False
+
+    def __call__(self, probabilities: Tensor, targets: Tensor) -> float | None:
+        """Score answers to samples whose classes are known.
+
+        Parameters
+        ----------
+        probabilities
+            Shape (n, classes), on any device.
+        targets
+            Classes, int64 of shape (n,).
+
+        Raises
+        ------
+        ValueError
+            If the figure lies outside the bounds that the metric states.
+        """
+        value = self.score(probabilities.cpu(), targets.cpu())
+        if value is not None and not self.allows(value):
+            raise ValueError(f"{self.title} = {value}: must be from {self.bounds[0]} to {self.bounds[1]}")
+        return value
+
+    def allows(self, value: float) -> bool:
+        """Tell whether a value is possible."""
+        return self.bounds[0] <= value <= self.bounds[1]  # NaN is not
+
+    def best(self, values: Iterable[float]) -> float:
+        """Return the best of some values, of which there must be one."""
+        return max(values) if self.better == "higher" else min(values)
+
+
+def area_under_roc(probabilities: Tensor, targets: Tensor) -> float | None:
+    """Return the area under the ROC curve: of the second class of two, else the plain mean over classes.
+
+    It is not defined for a class that all samples have, or none.
+    """
+    return _area_under_roc(probabilities.numpy(), targets.numpy())
+
+
+def kappa(probabilities: Tensor, targets: Tensor) -> float | None:
+    """Return Cohen's κ with quadratic weights of the most probable classes, ordered by their numbers.
+
+    It is not defined if targets and answers are all one class.
+    """
+    likely = probabilities.numpy()
+    return quadratic_kappa(likely.argmax(axis=1), targets.numpy(), likely.shape[1])
+
+
+METRICS: Mapping[str, Metric] = {
+    "auroc": Metric("AUROC", area_under_roc),
+    "kappa": Metric("quadratic κ", kappa, bounds=(-1.0, 1.0), ordered=True),
+}
+
+
+def _accept(found: object, reference: str) -> Metric:
+    if not isinstance(found, Metric):
+        raise TypeError("must be a learning.metrics.Metric: title, score, bounds, better, ordered")
+    return found
+
+
+REGISTRY: Registry[Metric] = Registry("data.metric", METRICS, _accept)
+
+
+def metric_of(name: str) -> Metric | None:
+    """Return the metric that ``data.metric`` names; None for ``none``.
+
+    Raises
+    ------
+    SettingsError
+        If there is no such metric.
+    """
+    return None if name == NO_METRIC else REGISTRY.find(name)
 
 
 def _area_under_roc(likely: NDArray[np.float64], right: NDArray[np.int64]) -> float | None:
@@ -83,7 +151,7 @@ def mean(weighted: Iterable[tuple[float | None, float]]) -> float | None:
     return sum(value * weight for value, weight in defined) / sum(weight for _, weight in defined)
 
 
-def figures(evaluation: Evaluation | None, metric: MetricName) -> dict[str, float | None]:
+def figures(evaluation: Evaluation | None, metric: Metric | None) -> dict[str, float | None]:
     """Return an evaluation as ``rounds.jsonl`` holds it; without one all figures are None."""
-    names = ["accuracy", "loss"] if metric == "none" else ["accuracy", "loss", "metric"]
+    names = ["accuracy", "loss"] if metric is None else ["accuracy", "loss", "metric"]
     return {name: None if evaluation is None else getattr(evaluation, name) for name in names}

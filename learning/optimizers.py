@@ -1,24 +1,37 @@
-"""Rules of a training step, by torch's functional forms.
+"""Optimizers, by torch's functional forms.
 
 The classes in ``torch.optim`` import torch's compiler when one is made, which takes a node's process about
 four seconds, and a real node has a fresh process for each message.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Literal, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, cast
 
 import torch
 from torch import Tensor
 from torch.optim.adamw import adamw
 from torch.optim.sgd import sgd
 
-OptimizerName = Literal["sgd", "adamw"]
+from protocol.references import Registry
+from protocol.settings import RunSettings
 
-COPIES: Mapping[OptimizerName, int] = {"sgd": 3, "adamw": 4}
-"""Of each parameter that learns: its value, its gradient, and the momentum or both moments."""
+if TYPE_CHECKING:
+    from torch.optim import Optimizer as TorchOptimizer
 
 BETAS = (0.9, 0.999)
 EPSILON = 1e-8
+_COPIES = 4
+"""Of each parameter that learns, if an optimizer does not say: its value, its gradient and two moments."""
+
+
+@dataclass(frozen=True)
+class OptimizerOptions:
+    """What an optimizer is told; it need not use all of it."""
+
+    learning_rate: float
+    momentum: float = 0.0
+    weight_decay: float = 0.0
 
 
 class Optimizer(Protocol):
@@ -26,6 +39,13 @@ class Optimizer(Protocol):
 
     def step(self, gradients: list[Tensor]) -> None:
         """Take one step, given the gradient of each parameter."""
+
+
+OptimizerMaker = Callable[[Sequence[Tensor]], Optimizer]
+"""Makes an optimizer that has taken no step, of the parameters that learn."""
+
+OptimizerKind = Callable[[Sequence[Tensor], OptimizerOptions, RunSettings], "Optimizer | TorchOptimizer"]
+"""What a setting names: it makes an optimizer, or one of torch's own."""
 
 
 class SGD:
@@ -90,16 +110,75 @@ class AdamW:
         )
 
 
-def optimizer_of(
-    name: OptimizerName,
-    parameters: Sequence[Tensor],
-    learning_rate: float,
-    momentum: float = 0.0,
-    weight_decay: float = 0.0,
-) -> Optimizer:
-    """Return an optimizer that has taken no step; ``momentum`` is SGD's."""
-    match name:
-        case "sgd":
-            return SGD(parameters, learning_rate, momentum, weight_decay)
-        case "adamw":
-            return AdamW(parameters, learning_rate, weight_decay)
+class _Adapted:
+    """One of torch's own optimizers, which reads the gradients where torch leaves them."""
+
+    def __init__(self, parameters: Sequence[Tensor], optimizer: "TorchOptimizer") -> None:
+        self._parameters = list(parameters)
+        self._optimizer = optimizer
+
+    def step(self, gradients: list[Tensor]) -> None:
+        """Take one step."""
+        for parameter, gradient in zip(self._parameters, gradients, strict=True):
+            parameter.grad = gradient
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+
+
+def make_sgd(parameters: Sequence[Tensor], options: OptimizerOptions, settings: RunSettings) -> SGD:
+    """Return plain SGD, or with momentum."""
+    return SGD(parameters, options.learning_rate, options.momentum, options.weight_decay)
+
+
+def make_adamw(parameters: Sequence[Tensor], options: OptimizerOptions, settings: RunSettings) -> AdamW:
+    """Return AdamW, which has no momentum to set."""
+    return AdamW(parameters, options.learning_rate, options.weight_decay)
+
+
+OPTIMIZERS: Mapping[str, OptimizerKind] = {"sgd": make_sgd, "adamw": make_adamw}
+_COPIES_OF: Mapping[OptimizerKind, int] = {make_sgd: 3, make_adamw: 4}
+
+
+def _accept(found: object, reference: str) -> OptimizerKind:
+    if not callable(found):
+        raise TypeError(
+            "must be a function of parameters, learning.optimizers.OptimizerOptions and the run's settings "
+            "that returns an optimizer with step(gradients), or one of torch.optim"
+        )
+    return cast("OptimizerKind", found)
+
+
+REGISTRY: Registry[OptimizerKind] = Registry("train.optimizer", OPTIMIZERS, _accept)
+
+
+def optimizer_maker(name: str, options: OptimizerOptions, settings: RunSettings) -> OptimizerMaker:
+    """Return what makes a run's optimizer.
+
+    Parameters
+    ----------
+    name
+        As ``train.optimizer`` and ``distillation.optimizer`` have it.
+    options
+        Learning rate, momentum and weight decay.
+    settings
+        Of the run.
+
+    Raises
+    ------
+    SettingsError
+        If there is no such optimizer.
+    """
+    kind = REGISTRY.find(name)
+
+    def make(parameters: Sequence[Tensor]) -> Optimizer:
+        made = kind(parameters, options, settings)
+        if hasattr(made, "param_groups"):
+            return _Adapted(parameters, cast("TorchOptimizer", made))
+        return made
+
+    return make
+
+
+def copies_of(name: str) -> int:
+    """Return how often an optimizer keeps each parameter: value, gradient, and what it remembers of steps."""
+    return _COPIES_OF.get(REGISTRY.find(name), _COPIES)

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from data import Inputs, Samples, batches, in_batches
 from learning.memory import Halving, shortage_explained
-from learning.metrics import MetricName, score
-from learning.optimizers import OptimizerName, optimizer_of
+from learning.metrics import Metric
+from learning.optimizers import OptimizerMaker
 from learning.precision import FLOAT32, Arithmetic
 from learning.step import Step, indices_alone
 from models.elastic import ExitNetwork, has_norms
@@ -40,10 +40,6 @@ class FitSettings(Protocol):
     def batch_size(self) -> int:
         """Samples a step."""
 
-    @property
-    def learning_rate(self) -> float:
-        """Learning rate of a step."""
-
 
 def fit(
     model: nn.Module,
@@ -51,14 +47,11 @@ def fit(
     samples: int,
     settings: FitSettings,
     generator: torch.Generator,
-    momentum: float = 0.0,
-    weight_decay: float = 0.0,
-    learning_rate: float | None = None,
+    optimizer: OptimizerMaker,
     arithmetic: Arithmetic = FLOAT32,
     draw: Callable[[Tensor], tuple[Tensor, ...]] = indices_alone,
-    optimizer: OptimizerName = "sgd",
 ) -> None:
-    """Train a model in place, by plain SGD if nothing else is said.
+    """Train a model in place.
 
     A step for which memory is too small is done again in micro-batches of half the size, and so are the
     steps after it. Their gradients sum to that of the batch's mean loss. Three things then differ from a
@@ -73,15 +66,17 @@ def fit(
         the samples' indices, int64 of shape (batch,), if nothing else is said.
     samples : int
         How many samples there are; with none, nothing happens.
-    learning_rate : float, optional
-        In place of the settings'.
+    settings : FitSettings
+        Epochs and batch size.
+    generator : torch.Generator
+        Shuffles the samples.
+    optimizer : callable
+        Makes the optimizer, of the parameters that learn; it remembers nothing from one call to the next.
     arithmetic : Arithmetic
         Of the layers; weights and gradients are float32.
     draw : callable, optional
         Makes tensors with a row a sample of a batch's indices, once a step even if that is done again:
         the place for random changes of inputs.
-    optimizer : str, optional
-        The rule of a step. It remembers nothing from one call to the next; ``momentum`` is SGD's alone.
 
     Raises
     ------
@@ -97,15 +92,14 @@ def fit(
     if settings.batch_size == 1 and has_norms(model):
         raise SettingsError("train.batch-size = 1: batch norms cannot train on one sample, take at least 2")
     parameters: list[Tensor] = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    rate = settings.learning_rate if learning_rate is None else learning_rate
-    rule = optimizer_of(optimizer, parameters, rate, momentum, weight_decay)
+    stepper = optimizer(parameters)
     step = Step(model, batch_loss, draw, settings.batch_size, parameters, arithmetic)
     model.train()
     with shortage_explained(model, step.size):
         for _ in range(settings.epochs):
             for indices in batches(samples, settings.batch_size, generator):
                 loss, gradients = step(indices)
-                rule.step(gradients)
+                stepper.step(gradients)
                 del gradients  # else they would take memory while the next ones are found
     finite = all(bool(parameter.isfinite().all()) for parameter in parameters)
     if not (finite and math.isfinite(loss.item())):
@@ -165,7 +159,7 @@ def exit_logits(model: nn.Module, inputs: Inputs, arithmetic: Arithmetic = FLOAT
 
 @torch.no_grad()
 def evaluate(
-    model: nn.Module, samples: Samples, metric: MetricName = "none", arithmetic: Arithmetic = FLOAT32
+    model: nn.Module, samples: Samples, metric: Metric | None = None, arithmetic: Arithmetic = FLOAT32
 ) -> Evaluation:
     """Score a model on held-out samples: accuracy in [0, 1], mean cross-entropy, and a metric.
 
@@ -196,7 +190,7 @@ def _answers(
         return halving(all_answers, len(inputs))
 
 
-def score_logits(logits: Tensor, targets: Tensor, metric: MetricName = "none") -> Evaluation:
+def score_logits(logits: Tensor, targets: Tensor, metric: Metric | None = None) -> Evaluation:
     """Score answers, logits of shape (n, classes), to samples whose classes are known.
 
     Raises
@@ -208,7 +202,7 @@ def score_logits(logits: Tensor, targets: Tensor, metric: MetricName = "none") -
     loss = F.cross_entropy(logits, targets).item()
     if not math.isfinite(loss):
         raise TrainingError(f"the model has diverged: loss = {loss} on held-out samples, {_REMEDY}")
-    figure = score(metric, torch.softmax(logits.double(), dim=1), targets)
+    figure = None if metric is None else metric(torch.softmax(logits.double(), dim=1), targets)
     return Evaluation(correct / len(targets), loss, len(targets), figure)
 
 

@@ -1,8 +1,10 @@
-"""From a network's name to the network."""
+"""From a model's name to the network or estimator."""
 
+import inspect
 from collections.abc import Callable, Mapping
-from functools import lru_cache, partial
-from typing import TypeVar
+from functools import lru_cache
+from importlib import import_module
+from typing import TypeVar, cast
 
 import torch
 from torch import nn
@@ -14,31 +16,133 @@ from models.elastic.efficientnet import EFFICIENTNET_B4
 from models.elastic.msdnet import MSDNET24
 from models.elastic.resnet import RESNET20, RESNET56, RESNET110
 from models.mlp import MLP
+from models.network import ANYTHING, Estimator, InputKind, Network, elastic
+from models.pretrained import load_pretrained
 from models.resnet_cifar import CifarResNet
 from models.torchvision_models import resnet18
 from protocol.errors import SettingsError
+from protocol.references import Registry
 from protocol.settings import DEFAULTS, RunSettings
-from protocol.values import MODEL_NAMES, is_elastic
 
-ModelBuilder = Callable[[tuple[int, ...], int], nn.Module]
-"""Builds a network for inputs of a shape and a number of classes."""
+_IMAGES: frozenset[InputKind] = frozenset({"images"})
 
-MODEL_BUILDERS: Mapping[str, ModelBuilder] = {
-    "mlp": MLP,
-    "cnn": SmallCNN,
-    "resnet20": partial(CifarResNet, 20),
-    "resnet32": partial(CifarResNet, 32),
-    "resnet18": resnet18,
-}
 
-ELASTIC_DESIGNS: Mapping[str, ElasticDesign] = {
-    "elastic-cnn": CNN,
-    "elastic-resnet20": RESNET20,
-    "elastic-resnet56": RESNET56,
-    "elastic-resnet110": RESNET110,
-    "elastic-msdnet24": MSDNET24,
-    "elastic-efficientnet-b4": EFFICIENTNET_B4,
-}
+def _bert(settings: RunSettings) -> ElasticDesign:
+    from models.elastic.bert import bert_design
+
+    return bert_design(settings.pretrained)
+
+
+def _bert_tiny(settings: RunSettings) -> ElasticDesign:
+    from models.elastic.bert import BERT_TINY
+
+    return BERT_TINY
+
+
+def _vlm(settings: RunSettings) -> ElasticDesign:
+    from models.vlm import vlm_design
+
+    return vlm_design(settings)
+
+
+def _plain(name: str, build: Callable[[tuple[int, ...], int], nn.Module], *reads: InputKind) -> Network:
+    return Network(name, frozenset(reads), lambda shape, classes, _: build(shape, classes), tried=True)
+
+
+def _designed(name: str, design: ElasticDesign) -> Network:
+    return elastic(name, lambda _: design, design.reads)
+
+
+def _cifar(depth: int) -> Callable[[tuple[int, ...], int], nn.Module]:
+    return lambda shape, classes: CifarResNet(depth, shape, classes)
+
+
+_OWN = (
+    _plain("mlp", MLP, "numbers", "images", "arrays"),
+    _plain("cnn", SmallCNN, "images"),
+    _plain("resnet20", _cifar(20), "images"),
+    _plain("resnet32", _cifar(32), "images"),
+    _plain("resnet18", resnet18, "images"),
+    _designed("elastic-cnn", CNN),
+    _designed("elastic-resnet20", RESNET20),
+    _designed("elastic-resnet56", RESNET56),
+    _designed("elastic-resnet110", RESNET110),
+    _designed("elastic-msdnet24", MSDNET24),
+    _designed("elastic-efficientnet-b4", EFFICIENTNET_B4),
+    elastic("elastic-bert", _bert, "texts", ("text",), pretrained=True),
+    elastic("elastic-bert-tiny", _bert_tiny, "texts", ("text",)),
+    elastic("elastic-vlm", _vlm, "images", ("lora", "vlm"), pretrained=True, generates_text=True),
+)
+
+
+def _accept(found: object, reference: str) -> Network | Estimator:
+    """Make a network or an estimator of what a user's reference names."""
+    if isinstance(found, Network | Estimator):
+        return found
+    if isinstance(found, ElasticDesign):
+        return _designed(reference, found)
+    if hasattr(found, "fit") and hasattr(found, "predict_proba"):
+        return cast("Estimator", import_module("models.estimators").own_estimator(reference, found))
+    if not callable(found):
+        raise TypeError(
+            "must be a network: a class or function of the inputs' shape and the number of classes, perhaps "
+            "also of the run's settings; a models.network.Network; an ElasticDesign; or an estimator's class "
+            "with fit and predict_proba"
+        )
+    build = cast("Callable[..., nn.Module]", found)
+    with_settings = "settings" in inspect.signature(build).parameters
+
+    def built(shape: tuple[int, ...], classes: int, settings: RunSettings) -> nn.Module:
+        return build(shape, classes, settings=settings) if with_settings else build(shape, classes)
+
+    return Network(reference, ANYTHING, built)
+
+
+def _of_library(module: str) -> Callable[[str, str], Network | Estimator]:
+    """Import what knows a library only when one of its models is named."""
+
+    def find(name: str, setting: str) -> Network | Estimator:
+        return cast("Network | Estimator", import_module(f"models.{module}").find(name, setting))
+
+    return find
+
+
+MODELS: Registry[Network | Estimator] = Registry(
+    "model",
+    {network.name: network for network in _OWN},
+    _accept,
+    {
+        "torchvision": _of_library("torchvision_networks"),
+        "timm": _of_library("timm_networks"),
+        "transformers": _of_library("transformers_networks"),
+        "sklearn": _of_library("estimators"),
+        "xgboost": _of_library("xgboost_estimators"),
+    },
+)
+
+
+def model_of(name: str, setting: str = "model") -> Network | Estimator:
+    """Return the network or estimator of a name.
+
+    Raises
+    ------
+    SettingsError
+        If there is none, naming the setting that asked for it.
+    """
+    return MODELS.find(name, setting)
+
+
+def network_of(name: str, setting: str = "model") -> Network:
+    """Return the network of a name; raise ``SettingsError`` if there is none, or it is an estimator."""
+    found = model_of(name, setting)
+    if isinstance(found, Estimator):
+        raise SettingsError(f'{setting} = "{name}": is an estimator and has no weights; a network is needed')
+    return found
+
+
+def elastic_names() -> list[str]:
+    """Return the names of our networks that have submodels."""
+    return [network.name for network in _OWN if network.is_elastic]
 
 
 def build_model(
@@ -55,7 +159,7 @@ def build_model(
     Parameters
     ----------
     name
-        One of ``protocol.settings.MODEL_NAMES``; an elastic network is built whole, with one exit.
+        Of a network; an elastic one is built whole, with one exit.
     input_shape
         Channels, height and width of an image, (features,) of a table's row, or (length, vocabulary) of a
         text.
@@ -76,13 +180,19 @@ def build_model(
     SettingsError
         When there is no network of that name, or it cannot take such inputs.
     """
-    if name not in MODEL_NAMES:
-        raise SettingsError(f"model = {name!r}: must be one of {', '.join(MODEL_NAMES)}")
+    network = network_of(name)
     require_inputs(name, input_shape, settings)
-    if is_elastic(name):
-        return build_elastic(elastic_design(name, settings), input_shape, num_classes, seed, None)
-    builder = MODEL_BUILDERS[name]
-    return _seeded(lambda: builder(input_shape, num_classes), seed)
+    if network.design is not None:
+        return build_elastic(network.design(settings), input_shape, num_classes, seed, None)
+    try:
+        model = _seeded(lambda: network.build(input_shape, num_classes, settings), seed)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise SettingsError(
+            f'model = "{name}": cannot be built for inputs of {input_shape}: {error}'
+        ) from error
+    if settings.pretrained and not network.pretrained:
+        load_pretrained(model, settings.pretrained, name)
+    return model
 
 
 def build_elastic(
@@ -121,25 +231,12 @@ def elastic_design(name: str, settings: RunSettings = DEFAULTS) -> ElasticDesign
     SettingsError
         When there is none, or its checkpoint cannot be used.
     """
-    match name:
-        case "elastic-bert":
-            from models.elastic.bert import bert_design
-
-            return bert_design(settings.pretrained)
-        case "elastic-bert-tiny":
-            from models.elastic.bert import BERT_TINY
-
-            return BERT_TINY
-        case "elastic-vlm":
-            from models.vlm import vlm_design
-
-            return vlm_design(settings)
-    if name not in ELASTIC_DESIGNS:
+    network = network_of(name)
+    if network.design is None:
         raise SettingsError(
-            f"model = {name!r}: has no submodels; those that have are "
-            f"{', '.join(filter(is_elastic, MODEL_NAMES))}"
+            f"model = {name!r}: has no submodels; those that have are {', '.join(elastic_names())}"
         )
-    return ELASTIC_DESIGNS[name]
+    return network.design(settings)
 
 
 def count_parameters(model: nn.Module) -> int:
@@ -147,33 +244,58 @@ def count_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
-_KINDS = {1: "a table's rows", 2: "texts", 3: "images"}
-"""By the number of dimensions of an input's shape, see ``data.Inputs``."""
-_DIMENSIONS = {"numbers": 1, "texts": 2, "images": 3}
-_ALLOWED = {1: '"mlp"', 2: '"elastic-bert" or "elastic-bert-tiny"', 3: "a network that reads images"}
+_DIMENSIONS: Mapping[InputKind, int] = {"numbers": 1, "texts": 2, "images": 3}
+"""Of an input's shape, see ``data.Inputs``; arrays may have any."""
+_TITLES: Mapping[InputKind, str] = {
+    "numbers": "a table's rows",
+    "texts": "texts",
+    "images": "images",
+    "arrays": "arrays",
+}
 
 
-def require_inputs(model: str, input_shape: tuple[int, ...], settings: RunSettings = DEFAULTS) -> None:
-    """Refuse inputs of another kind than a network reads; an MLP takes images too.
+def kind_of(input_shape: tuple[int, ...]) -> InputKind:
+    """Return what inputs of a shape are, as far as the shape tells."""
+    kinds: dict[int, InputKind] = {dimensions: kind for kind, dimensions in _DIMENSIONS.items()}
+    return kinds.get(len(input_shape), "arrays")
+
+
+def require_inputs(
+    model: str,
+    input_shape: tuple[int, ...],
+    settings: RunSettings = DEFAULTS,
+    kind: InputKind | None = None,
+) -> None:
+    """Refuse inputs of another kind than a network reads.
+
+    Parameters
+    ----------
+    model
+        The network's or estimator's name.
+    input_shape
+        Shape of one input.
+    settings
+        Of the run.
+    kind
+        What the inputs are; None takes what their shape tells.
 
     Raises
     ------
     SettingsError
-        Naming the network and what the data are.
+        Naming the network, what it reads and what the data are.
     """
-    reads = "images"
-    if model == "mlp":
-        reads = "numbers"
-    elif is_elastic(model):
-        reads = elastic_design(model, settings).reads
-    dimensions = len(input_shape)
-    if dimensions == _DIMENSIONS[reads] or (reads == "numbers" and dimensions == 3):
+    found = model_of(model)
+    reads: frozenset[InputKind] = frozenset({"images", "numbers", "arrays"})
+    if isinstance(found, Network):
+        reads = found.reads
+    came = kind or kind_of(input_shape)
+    if came in reads or (kind is None and "arrays" in reads):
         return
-    unseen = reads == "images" and dimensions == 1
-    hint = "; a column that names files of images is named in data.image" if unseen else ""
+    allowed = ", ".join(f'"{name}"' for name in MODELS if came in network_of(name).reads) or "one of your own"
+    hint = "; a column that names files of images is named in data.image" if came == "numbers" else ""
     raise SettingsError(
-        f"model = {model!r}: reads {reads}, but the data are {_KINDS[dimensions]}; allowed is "
-        f"{_ALLOWED[dimensions]}{hint}"
+        f"model = {model!r}: reads {' and '.join(sorted(reads))}, but the data are {_TITLES[came]}; allowed "
+        f"is {allowed}{hint if reads == _IMAGES else ''}"
     )
 
 

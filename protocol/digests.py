@@ -9,11 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protocol.encodings import Rows
+from protocol.references import PACKAGES, open_packages
 
 DIGEST_BYTES = 8
 """Length of a cache's digest."""
-
-PACKAGES = ("client_app", "data", "learning", "models", "protocol", "server_app", "strategies")
 
 
 @cache
@@ -21,10 +20,11 @@ def code_digest() -> str:
     """Return the digest of the source code that this process runs.
 
     It follows the packages as they are imported here, not as they were shipped: a folder of the
-    same name that comes first on the path (Ray's workers start in the SuperLink's folder) shows.
+    same name that comes first on the path (Ray's workers start in the SuperLink's folder) shows. The user's
+    own code in ``custom/`` is covered as ours is.
     """
     digest = hashlib.blake2b(digest_size=16)
-    for package in PACKAGES:
+    for package in sorted({*PACKAGES, *open_packages()}):
         spec = importlib.util.find_spec(package)
         for folder in (spec and spec.submodule_search_locations) or ():
             for file in sorted(Path(folder).rglob("*.py")):

@@ -4,7 +4,9 @@ A soft label is a row of class probabilities. Every encoding states its worst er
 quantise restore the row's sum to 1 when it is read.
 """
 
-from typing import Literal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol, cast
 
 import numpy as np
 import torch
@@ -12,35 +14,136 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from protocol.errors import MessageError
-
-LabelEncoding = Literal["float32", "float16", "uint8"]
-
-_DTYPES: dict[LabelEncoding, np.dtype[np.generic]] = {
-    "float32": np.dtype("<f4"),
-    "float16": np.dtype("<f2"),
-    "uint8": np.dtype("u1"),
-}
-_LEVELS = 255
-_SUM_TOLERANCE: dict[LabelEncoding, float] = {"float32": 1e-4, "float16": 2e-3, "uint8": 0.0}
+from protocol.references import Registry
+from protocol.settings import RunSettings
 
 Rows = NDArray[np.uint8]
-"""Labels as they travel: one row of bytes a sample, shape (n, :func:`row_bytes`)."""
+"""Labels as they travel: one row of bytes a sample, shape (n, row_bytes)."""
+
+_UNITS = 255
+_SUM_TOLERANCE = 2e-3
+"""What the sum of a label's probabilities may differ from 1 when it is read, whatever its encoding."""
 
 
-def row_bytes(classes: int, encoding: LabelEncoding) -> int:
-    """Return the bytes that one soft label over ``classes`` classes takes."""
-    return classes * _DTYPES[encoding].itemsize
+class LabelEncoding(Protocol):
+    """How soft labels are written as bytes: each as a row of the same length, by which caches keep them."""
+
+    def row_bytes(self, classes: int) -> int:
+        """Return the bytes that one label over ``classes`` classes takes."""
+
+    def encode(self, labels: Tensor) -> Rows:
+        """Write probabilities, shape (n, classes), whose rows sum to 1, as shape (n, row_bytes)."""
+
+    def decode(self, rows: Rows, classes: int) -> Tensor:
+        """Read labels back: probabilities, float32, shape (n, classes); raise ``ValueError`` if it cannot."""
+
+    def worst_error(self, classes: int) -> float:
+        """Return the bound on ``|decoded - original|`` for one probability."""
 
 
-def worst_error(encoding: LabelEncoding) -> float:
-    """Return the bound on ``|decoded - original|`` for one probability of a row that sums to 1.
+@dataclass(frozen=True)
+class FloatEncoding:
+    """Probabilities as floating-point numbers.
 
-    float32 rounds to 24 significant bits, and what is float32 already stays as it is. float16 rounds
-    to 11, an error of p·2^-11 at most; dividing by the sum, which is off by the sum of the errors,
-    leaves p(1 - p)·2^-10 at most and room for what is lost of probabilities too small for float16.
-    uint8 shares out 255 units, so no class is off by a whole unit.
+    Parameters
+    ----------
+    dtype
+        Of a number on the wire.
+    error
+        Bound on ``|decoded - original|``.
+    restores_sum
+        Whether the row's sum is made 1 again when it is read.
+    sum_tolerance
+        What the sum may differ from 1 on the wire.
     """
-    return {"float32": 2.0**-25, "float16": 2.0**-11, "uint8": 1.0 / _LEVELS}[encoding]
+
+    dtype: str
+    error: float
+    restores_sum: bool
+    sum_tolerance: float
+
+    def row_bytes(self, classes: int) -> int:
+        """Return the bytes that one label takes."""
+        return classes * np.dtype(self.dtype).itemsize
+
+    def encode(self, labels: Tensor) -> Rows:
+        """Write labels, shape (n, classes), as shape (n, row_bytes)."""
+        return _as_rows(labels.detach().cpu().numpy(), self.dtype)
+
+    def decode(self, rows: Rows, classes: int) -> Tensor:
+        """Read labels back, float32, shape (n, classes)."""
+        values = _values(rows, self.dtype, classes)
+        sums = require_probabilities(values, 1.0, self.sum_tolerance)
+        return torch.from_numpy((values / sums if self.restores_sum else values).astype(np.float32))
+
+    def worst_error(self, classes: int) -> float:
+        """Return the bound on the error of one probability."""
+        return self.error
+
+
+class UnitEncoding:
+    """255 units, shared out among the classes by largest remainder: one byte a class."""
+
+    def row_bytes(self, classes: int) -> int:
+        """Return the bytes that one label takes."""
+        return classes
+
+    def encode(self, labels: Tensor) -> Rows:
+        """Write labels, shape (n, classes), as shape (n, classes)."""
+        return _as_rows(_share_out(labels.detach().cpu().numpy().astype(np.float64)), "u1")
+
+    def decode(self, rows: Rows, classes: int) -> Tensor:
+        """Read labels back, float32, shape (n, classes)."""
+        values = _values(rows, "u1", classes)
+        return torch.from_numpy((values / require_probabilities(values, _UNITS, 0.0)).astype(np.float32))
+
+    def worst_error(self, classes: int) -> float:
+        """Return the bound on the error: no class is off by a whole unit."""
+        return 1.0 / _UNITS
+
+
+ENCODINGS: Mapping[str, LabelEncoding] = {
+    # Rounds to 24 significant bits; what is float32 already stays as it is.
+    "float32": FloatEncoding("<f4", 2.0**-25, restores_sum=False, sum_tolerance=1e-4),
+    # Rounds to 11 bits, an error of p·2^-11 at most; dividing by the sum, which is off by the sum of the
+    # errors, leaves p(1 - p)·2^-10 at most and room for what is lost of probabilities too small for float16.
+    "float16": FloatEncoding("<f2", 2.0**-11, restores_sum=True, sum_tolerance=2e-3),
+    "uint8": UnitEncoding(),
+}
+"""Ours, by the name that ``distillation.labels`` has."""
+
+EncodingMaker = Callable[[RunSettings], LabelEncoding]
+
+
+def _maker(found: object, reference: str) -> EncodingMaker:
+    if isinstance(found, type):
+        return cast("EncodingMaker", found)
+    if hasattr(found, "decode"):
+        return lambda settings: cast("LabelEncoding", found)
+    raise TypeError(
+        "must be a label encoding: a class that is made with the run's settings, or an object, with "
+        "row_bytes, encode, decode and worst_error"
+    )
+
+
+def _own(encoding: LabelEncoding) -> EncodingMaker:
+    return lambda settings: encoding
+
+
+ENCODING_MAKERS: Registry[EncodingMaker] = Registry(
+    "distillation.labels", {name: _own(encoding) for name, encoding in ENCODINGS.items()}, _maker
+)
+
+
+def encoding_of(settings: RunSettings) -> LabelEncoding:
+    """Return how a run's soft labels are written.
+
+    Raises
+    ------
+    SettingsError
+        If ``distillation.labels`` names none.
+    """
+    return ENCODING_MAKERS.find(settings.distillation.labels)(settings)
 
 
 def encode_labels(labels: Tensor, encoding: LabelEncoding) -> Rows:
@@ -48,25 +151,42 @@ def encode_labels(labels: Tensor, encoding: LabelEncoding) -> Rows:
 
     Parameters
     ----------
-    labels : Tensor
+    labels
         Probabilities, shape (n, classes); each row sums to 1.
-    encoding : {"float32", "float16", "uint8"}
-        ``uint8`` shares out 255 units among the classes by largest remainder.
+    encoding
+        How.
 
     Returns
     -------
     Rows
-        Shape (n, :func:`row_bytes`).
+        Shape (n, row_bytes).
+
+    Raises
+    ------
+    ValueError
+        If the encoding does not make rows of the length it states.
     """
-    values = labels.detach().cpu().numpy()
-    if encoding == "uint8":
-        values = _share_out(values.astype(np.float64))
-    encoded = np.ascontiguousarray(values.astype(_DTYPES[encoding])).view(np.uint8)
-    return encoded.reshape(len(values), row_bytes(values.shape[1], encoding))
+    rows = encoding.encode(labels)
+    expected = (len(labels), encoding.row_bytes(labels.shape[1]))
+    if rows.shape != expected or rows.dtype != np.uint8:
+        raise ValueError(
+            f"{type(encoding).__name__}.encode made {rows.dtype} of shape {rows.shape}; its row_bytes says "
+            f"uint8 of shape {expected}"
+        )
+    return rows
 
 
 def decode_labels(rows: Rows, classes: int, encoding: LabelEncoding) -> Tensor:
-    """Read soft labels back, checking each row; the quantised encodings get their sum of 1 back.
+    """Read soft labels back, checking each row, whatever their encoding is.
+
+    Parameters
+    ----------
+    rows
+        Shape (n, row_bytes).
+    classes
+        How many there are.
+    encoding
+        In which they were written.
 
     Returns
     -------
@@ -78,36 +198,69 @@ def decode_labels(rows: Rows, classes: int, encoding: LabelEncoding) -> Tensor:
     MessageError
         If a value is not finite or negative, or a row does not sum to 1.
     """
-    values = np.ascontiguousarray(rows).view(_DTYPES[encoding]).reshape(len(rows), classes)
-    scale = _LEVELS if encoding == "uint8" else 1
-    values = values.astype(np.float64)
-    if not np.isfinite(values).all():
-        raise MessageError("labels: not all values are finite")
-    if (values < 0).any():
-        raise MessageError("labels: negative probabilities")
-    sums = values.sum(axis=1, keepdims=True)
-    if (np.abs(sums / scale - 1) > _SUM_TOLERANCE[encoding]).any():
-        raise MessageError(f"labels: rows must sum to 1 within {_SUM_TOLERANCE[encoding]}")
-    if encoding == "float32":
-        return torch.from_numpy(values.astype(np.float32))
-    return torch.from_numpy((values / sums).astype(np.float32))
+    try:
+        labels = encoding.decode(rows, classes)
+    except (ValueError, IndexError, OverflowError) as error:
+        raise MessageError(f"labels: {error}") from error
+    if tuple(labels.shape) != (len(rows), classes):
+        raise MessageError(f"labels: shape {tuple(labels.shape)}, expected {(len(rows), classes)}")
+    require_probabilities(labels.double().numpy(), 1.0, _SUM_TOLERANCE)
+    return labels
 
 
 def parse_rows(data: bytes, count: int, classes: int, encoding: LabelEncoding) -> Rows:
-    """Cut bytes into the rows of ``count`` labels.
+    """Cut bytes into the rows of labels.
+
+    Parameters
+    ----------
+    data
+        As they came.
+    count
+        How many labels there should be.
+    classes
+        Of each.
+    encoding
+        In which they were written.
 
     Raises
     ------
     MessageError
         If the length does not fit.
     """
-    width = row_bytes(classes, encoding)
+    width = encoding.row_bytes(classes)
     if len(data) != count * width:
         raise MessageError(
             f"labels: {len(data)} bytes, expected {count} labels of {classes} classes "
-            f"in {encoding} = {count * width} bytes"
+            f"in {width} bytes each = {count * width} bytes"
         )
     return np.frombuffer(data, dtype=np.uint8).reshape(count, width)
+
+
+def require_probabilities(values: NDArray[np.float64], total: float, tolerance: float) -> NDArray[np.float64]:
+    """Return the sums of rows of probabilities, in units of which ``total`` make 1; shape (n, 1).
+
+    Parameters
+    ----------
+    values
+        Shape (n, classes).
+    total
+        What a row sums to.
+    tolerance
+        The share by which it may miss that.
+
+    Raises
+    ------
+    MessageError
+        If a value is not finite or negative, or a row does not sum to 1.
+    """
+    if not np.isfinite(values).all():
+        raise MessageError("labels: not all values are finite")
+    if (values < 0).any():
+        raise MessageError("labels: negative probabilities")
+    sums = values.sum(axis=1, keepdims=True)
+    if (np.abs(sums / total - 1) > tolerance).any():
+        raise MessageError(f"labels: rows must sum to 1 within {tolerance}")
+    return np.asarray(sums, dtype=np.float64)
 
 
 def encode_indices(indices: NDArray[np.int64], pool_size: int) -> bytes:
@@ -144,11 +297,21 @@ def decode_indices(data: bytes, pool_size: int) -> NDArray[np.int64]:
     return indices.astype(np.int64)
 
 
+def _as_rows(values: NDArray[np.floating], dtype: str) -> Rows:
+    encoded = np.ascontiguousarray(values.astype(dtype)).view(np.uint8)
+    return encoded.reshape(len(values), values.shape[1] * np.dtype(dtype).itemsize)
+
+
+def _values(rows: Rows, dtype: str, classes: int) -> NDArray[np.float64]:
+    values = np.ascontiguousarray(rows).view(dtype).reshape(len(rows), classes)
+    return np.asarray(values, dtype=np.float64)
+
+
 def _share_out(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Round 255·p to integers that sum to 255: the largest remainders are rounded up."""
-    units = values / values.sum(axis=1, keepdims=True) * _LEVELS
+    units = values / values.sum(axis=1, keepdims=True) * _UNITS
     whole = np.floor(units)
-    missing = np.rint(_LEVELS - whole.sum(axis=1, keepdims=True))
+    missing = np.rint(_UNITS - whole.sum(axis=1, keepdims=True))
     rank = np.argsort(np.argsort(whole - units, axis=1, kind="stable"), axis=1, kind="stable")
     return np.asarray(whole + (rank < missing), dtype=np.float64)
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from flwr.app import Message
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 
-_FLOAT, _INDEX, _SIGNAL = 4, 8, 8
+FLOAT_BYTES, INDEX_BYTES, SIGNAL_BYTES = 4, 8, 8
+"""As SCARLET's authors count them."""
 
 
 @dataclass(frozen=True)
@@ -47,28 +48,4 @@ def wire_bytes(message: Message) -> int:
 
 def soft_label_paper_up(predicted: int, classes: int) -> int:
     """Return the paper bytes of ``predicted`` soft labels sent up: n·(4C + 8)."""
-    return predicted * (_FLOAT * classes + _INDEX)
-
-
-def scarlet_paper_down(requested: int, sent: int, caught_up: int, subset: int, classes: int) -> int:
-    """Return SCARLET's paper bytes down: 8n + 4C·s + 16m, and (8 + 4C) a label of catch-up.
-
-    ``subset`` is the size m of the subset whose labels are in use (0 in the first round), whose
-    indices and signals travel.
-    """
-    return (
-        requested * _INDEX
-        + sent * _FLOAT * classes
-        + subset * (_INDEX + _SIGNAL)
-        + caught_up * (_INDEX + _FLOAT * classes)
-    )
-
-
-def dsfl_paper_down(requested: int, sent: int, classes: int) -> int:
-    """Return DS-FL's paper bytes down: 8m for the request, (4C + 8) for each label."""
-    return requested * _INDEX + sent * (_FLOAT * classes + _INDEX)
-
-
-def dsfl_paper_exchange(subset: int, classes: int) -> int:
-    """Return what one DS-FL exchange costs both ways: 104,000 bytes at C = 10, m = 1,000."""
-    return soft_label_paper_up(subset, classes) + dsfl_paper_down(subset, subset, classes)
+    return predicted * (FLOAT_BYTES * classes + INDEX_BYTES)

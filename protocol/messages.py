@@ -1,7 +1,8 @@
-"""The payloads that nodes and server exchange: one frozen dataclass each.
+"""What all payloads that nodes and server exchange have in common: one frozen dataclass each.
 
-Only this file knows a record's keys. A payload is one ``ConfigRecord`` (a Flower message around it
-costs about 0.3 kB, an ``ArrayRecord`` three times that), and an ``ArrayRecord`` where weights travel.
+A method's own payloads lie beside the method. Only this file knows a record's keys. A payload is one
+``ConfigRecord`` (a Flower message around it costs about 0.3 kB, an ``ArrayRecord`` three times that), and an
+``ArrayRecord`` where weights travel.
 """
 
 import dataclasses
@@ -22,7 +23,7 @@ HELLO = f"{MessageType.QUERY}.hello"
 TRAIN = MessageType.TRAIN
 
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-_MOST_SAMPLES = 2**29
+MOST_SAMPLES = 2**29
 """No client counts so many: a weight below it keeps sums of weights exact, see ``WeightedMean``."""
 _LARGEST_LOSS = 1e9
 MOST_ROUNDS = 999_999
@@ -110,7 +111,7 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
-class _Evaluated(Payload):
+class EvaluatedReply(Payload):
     """A reply that carries the client's evaluation, in fields of its own."""
 
     accuracy: float
@@ -131,15 +132,15 @@ class _Evaluated(Payload):
             raise MessageError(f"accuracy = {self.accuracy}, loss = {self.loss}: must be finite")
         if not 0 <= self.accuracy <= 1 or not 0 <= self.loss < _LARGEST_LOSS:
             raise MessageError(f"accuracy = {self.accuracy}, loss = {self.loss}: impossible")
-        if not 1 <= self.examples < _MOST_SAMPLES:
-            raise MessageError(f"examples = {self.examples}: must be from 1 to {_MOST_SAMPLES - 1}")
-        if self.metric is not None and not -1 <= self.metric <= 1:  # NaN is not, either
-            raise MessageError(f"metric = {self.metric}: must be from -1 to 1")
+        if not 1 <= self.examples < MOST_SAMPLES:
+            raise MessageError(f"examples = {self.examples}: must be from 1 to {MOST_SAMPLES - 1}")
+        if self.metric is not None and not math.isfinite(self.metric):
+            raise MessageError(f"metric = {self.metric}: must be finite")
         return Evaluation(self.accuracy, self.loss, self.examples, self.metric)
 
 
 @dataclass(frozen=True)
-class _Request(Payload):
+class RoundRequest(Payload):
     """A round's message to a client."""
 
     experiment: str
@@ -149,98 +150,6 @@ class _Request(Payload):
         """Refuse a round that cannot be."""
         if not 1 <= self.round <= MOST_ROUNDS:
             raise MessageError(f"round = {self.round}: must be from 1 to {MOST_ROUNDS}")
-
-
-@dataclass(frozen=True)
-class LocalRequest(_Request):
-    """Train on your own data and nothing else."""
-
-
-@dataclass(frozen=True)
-class LocalReply(_Evaluated):
-    """The evaluation of a client that trained alone."""
-
-
-@dataclass(frozen=True)
-class WeightsRequest(_Request):
-    """Evaluate these weights, then train from them."""
-
-    weights: Weights
-
-
-@dataclass(frozen=True)
-class WeightsReply(_Evaluated):
-    """Trained weights, and how many samples they were trained on."""
-
-    trained_on: int
-    weights: Weights
-
-    def __post_init__(self) -> None:
-        """Refuse a weight that would break the mean."""
-        if not 1 <= self.trained_on < _MOST_SAMPLES:
-            raise MessageError(f"trained_on = {self.trained_on}: must be from 1 to {_MOST_SAMPLES - 1}")
-
-
-@dataclass(frozen=True)
-class SliceRequest(_Request):
-    """Evaluate this submodel, then train from it."""
-
-    level: int
-    """The level whose submodel it is, from 1."""
-    weights: Weights
-
-
-@dataclass(frozen=True)
-class SliceReply(WeightsReply):
-    """A trained submodel, and the level it is of."""
-
-    level: int
-
-
-@dataclass(frozen=True)
-class SoftLabelRequest(_Request):
-    """Labels of the last round's subset, and the request for predictions on this round's.
-
-    Positions are implied (``used`` and ``requested`` are ``None``) or explicit. Implied ones hold
-    only for a client whose cache has the digest ``base`` and whose versions have ``versions``.
-    """
-
-    labels: bytes
-    """Wire rows of the labels sent, in ascending order of their samples."""
-    base: bytes
-    """Digest of the labels that the server believes the client to hold."""
-    versions: bytes
-    """Digest of the server's cache versions, of the labels in use and of the request."""
-    final: bool | None = None
-    """True in the exchange after the last round: distil and evaluate, neither train nor predict."""
-    silent_rounds: bytes | None = None
-    """Rounds so far in which no prediction arrived (index set); absent if there are none."""
-    used: bytes | None = None
-    """Samples that have a label to distil on (index set)."""
-    used_versions: bytes | None = None
-    """Version of each used label: one little-endian int32 if all are alike, else one each."""
-    sent: bytes | None = None
-    """Which of the used labels are among ``labels`` (index set over ``used``); absent: all."""
-    requested: bytes | None = None
-    """Samples to predict (index set)."""
-    reset: bool | None = None
-    """True: forget every label held before."""
-
-
-@dataclass(frozen=True)
-class SoftLabelReply(_Evaluated):
-    """A client's predictions, and what it now holds."""
-
-    cache: bytes
-    """Digest of the client's cache after this exchange."""
-    labels: bytes | None = None
-    """Wire rows of the predictions; absent if the client could not tell what was requested."""
-    indices: bytes | None = None
-    """The samples predicted (index set), where the request named them."""
-    missing: int | None = None
-    """How many of the labels in use the client lacked; absent if none."""
-    lost: bool | None = None
-    """True if implied positions did not hold for this client, so that it used none of the labels sent."""
 
 
 def experiment_of(record: RecordDict) -> str:

@@ -6,15 +6,13 @@ those under ``[tool.flwr.app.config]`` in ``pyproject.toml`` are the same; a tes
 """
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import Field, model_validator
 
-from protocol.tables import Table
+from protocol.tables import OpenTable, Table
 from protocol.values import (
-    MODEL_NAMES,
     NODES,
-    SUBMODEL_STRATEGIES,
     AbsolutePath,
     Budgets,
     Checkpoint,
@@ -35,12 +33,26 @@ from protocol.values import (
     Positive,
     ResumePlace,
     Shares,
-    StrategyName,
+    ThingName,
+    ThingNames,
     Widths,
-    is_elastic,
     numbers,
-    split_names,
 )
+
+T = TypeVar("T", bound=Table)
+
+
+def only_with(key: str, *values: str) -> dict[str, Any]:
+    """Mark a setting that is read only where another one has one of some values.
+
+    Parameters
+    ----------
+    key
+        Of the other setting.
+    values
+        With which it is read.
+    """
+    return {"only with": [key, *values]}
 
 
 class DataSettings(Table):
@@ -49,7 +61,7 @@ class DataSettings(Table):
     source: DataSource = Field(
         "digits",
         description="`digits`, a path, a Hugging Face hub id (`#test` names another split than `train`), or "
-        "`nodes`: every node holds its own",
+        "`nodes`: every node holds its own; or a reference to a source of your own",
     )
     test_source: OptionalSource = Field("", description="the server's test data; empty: cut from the source")
     image: str = Field(
@@ -92,9 +104,19 @@ class DataSettings(Table):
         description="how private data is split over clients; `dirichlet` gives equal sizes, `linear` and "
         "`exponential` unequal ones, `natural` whole sites or groups",
     )
-    alpha: Positive = Field(0.1, description="Dirichlet concentration; smaller is more skewed")
-    classes_per_client: Count = Field(2, description="classes a client holds (pathological)")
-    shards_per_client: Count = Field(2, description="shards a client holds (shards)")
+    alpha: Positive = Field(
+        0.1,
+        description="Dirichlet concentration; smaller is more skewed",
+        json_schema_extra=only_with("data.split", "dirichlet", "dirichlet-unequal"),
+    )
+    classes_per_client: Count = Field(
+        2,
+        description="classes a client holds (pathological)",
+        json_schema_extra=only_with("data.split", "pathological"),
+    )
+    shards_per_client: Count = Field(
+        2, description="shards a client holds (shards)", json_schema_extra=only_with("data.split", "shards")
+    )
     client_test_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(
         0.2, description="share of a client's samples kept for its own test"
     )
@@ -104,10 +126,10 @@ class DataSettings(Table):
     withheld_size: CountOrZero = Field(
         0, description='samples withheld from training (`scalefl.calibration = "withheld"`)'
     )
-    metric: Literal["none", "auroc", "kappa"] = Field(
+    metric: ThingName = Field(
         "none",
-        description="a figure beside accuracy: area under the ROC curve, or quadratic weighted κ of ordered "
-        "classes, which submodels are then graded by",
+        description="a figure beside accuracy: area under the ROC curve, quadratic weighted κ of ordered "
+        "classes, by which submodels are then graded, or one of your own",
     )
 
     @model_validator(mode="after")
@@ -152,11 +174,10 @@ class TrainSettings(Table):
 
     epochs: Count = Field(5, description="local epochs a round")
     batch_size: Count = Field(50, description="samples a step; networks with batch norms need two")
-    optimizer: Literal["sgd", "adamw"] = Field(
-        "sgd", description="the rule of a step; its state lasts for a client's round"
-    )
+    loss: ThingName = Field("cross-entropy", description="the loss of logits against classes")
+    optimizer: ThingName = Field("sgd", description="optimizer; its state lasts for a client's round")
     learning_rate: Positive = Field(0.1, description="learning rate")
-    momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="SGD momentum")
+    momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="momentum of SGD")
     weight_decay: NonNegative = Field(0.0, description="weight decay")
     augmentation: Literal["none", "shift", "crop-flip"] = Field(
         "none", description="random change of training images, a whole batch at a time"
@@ -172,17 +193,22 @@ class DistillationSettings(Table):
 
     epochs: Count = Field(5, description="epochs over the round's soft labels")
     batch_size: Annotated[int, Field(ge=2)] = Field(50, description="samples a step")
-    optimizer: Literal["sgd", "adamw"] = Field("sgd", description="the rule of a step")
+    optimizer: ThingName = Field("sgd", description="optimizer")
     learning_rate: Positive = Field(0.1, description="learning rate")
-    labels: Literal["float32", "float16", "uint8"] = Field(
-        "float16", description="encoding of a probability on the wire"
-    )
+    labels: ThingName = Field("float16", description="encoding of soft labels on the wire")
     indices: Literal["derived", "explicit"] = Field(
         "derived", description="positions follow from the seed, or are sent along"
     )
     final_exchange: bool = Field(
         False, description="a last exchange that brings the last labels to the clients"
     )
+
+
+class AggregationSettings(Table):
+    """How the server merges what clients send (table ``aggregation``)."""
+
+    labels: ThingName = Field("mean", description="how clients' predictions become one label a sample")
+    weights: ThingName = Field("mean", description="how clients' weights become the network's")
 
 
 class ScarletSettings(Table):
@@ -250,9 +276,10 @@ class ScaleflSettings(Table):
         "full",
         description="weights of l exits' losses with `scalefl.loss` `paper`: j/(l(l+1)) as there, 1/(2l), or "
         "1 each",
+        json_schema_extra=only_with("scalefl.loss", "paper"),
     )
     weighting: Literal["clients", "examples"] = Field(
-        "clients", description="what counts alike in the mean of submodels"
+        "clients", description="weights of the mean of submodels: one a client, or its number of samples"
     )
     calibration: Literal["public", "withheld", "none"] = Field(
         "public",
@@ -300,7 +327,7 @@ class EarlyStoppingSettings(Table):
 class RunSettings(Table):
     """Everything that defines a run."""
 
-    strategy: StrategyName = Field("scarlet", description="the method")
+    strategy: ThingName = Field("scarlet", description="the method")
     seed: CountOrZero = Field(0, description="every random draw follows from it")
     num_rounds: Annotated[int, Field(ge=1, lt=999_999)] = Field(50, description="rounds")
     evaluate_every: Count = Field(1, description="rounds from one evaluation at the server to the next")
@@ -310,10 +337,12 @@ class RunSettings(Table):
     round_timeout: Positive = Field(600.0, description="seconds a round waits for replies")
     wait_for_nodes: Positive = Field(120.0, description="seconds to wait for `min-nodes` clients")
     model: ModelName = Field("cnn", description="network of the server, and of clients not told otherwise")
-    models: ModelNames = Field("", description="networks dealt out over clients in turn: `cnn,resnet20`")
+    models: ModelNames = Field(
+        "", description="networks assigned round-robin over simulated clients: `cnn,resnet20`"
+    )
     pretrained: Checkpoint = Field(
         "",
-        description="checkpoint with which BERT or a vision-language model begins, a folder or a hub id; "
+        description="checkpoint with whose weights the network begins, a file, a folder or a hub id; "
         "empty: random weights",
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where tensors live")
@@ -322,11 +351,15 @@ class RunSettings(Table):
     )
     output_dir: AbsolutePath = Field("~/motley/runs", description="where run folders go")
     resume: ResumePlace = Field("", description="`auto`, or the path of a run folder to go on with")
+    uplink: ThingNames = Field(
+        "", description="transforms of what clients send, as noise or clipping, applied in this order"
+    )
     data: DataSettings = DataSettings()
     text: TextSettings = TextSettings()
     public: PublicSettings = PublicSettings()
     train: TrainSettings = TrainSettings()
     distillation: DistillationSettings = DistillationSettings()
+    aggregation: AggregationSettings = AggregationSettings()
     scarlet: ScarletSettings = ScarletSettings()
     dsfl: DsflSettings = DsflSettings()
     levels: LevelsSettings = LevelsSettings()
@@ -334,35 +367,7 @@ class RunSettings(Table):
     lora: LoraSettings = LoraSettings()
     vlm: VlmSettings = VlmSettings()
     early_stopping: EarlyStoppingSettings = EarlyStoppingSettings()
-
-    @model_validator(mode="after")
-    def _weights_need_one_architecture(self) -> Self:
-        others = set(split_names(self.models)) - {self.model}
-        if self.shares_weights and others:
-            raise ValueError(
-                f'models = "{self.models}": strategy {self.strategy} averages weights, so every client must '
-                f'run model = "{self.model}"'
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _submodels_need_an_elastic_network(self) -> Self:
-        if self.strategy in SUBMODEL_STRATEGIES and not is_elastic(self.model):
-            elastic = ", ".join(name for name in MODEL_NAMES if is_elastic(name))
-            raise ValueError(
-                f'model = "{self.model}": strategy {self.strategy} cuts submodels from an elastic network; '
-                f"allowed are {elastic}"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _adapters_are_merged(self) -> Self:
-        if self.lora.merge != "count" and self.strategy not in SUBMODEL_STRATEGIES:
-            raise ValueError(
-                f'lora.merge = "{self.lora.merge}": strategy {self.strategy} merges no adapters of unequal '
-                'rank; allowed is "count"'
-            )
-        return self
+    custom: OpenTable = OpenTable()
 
     @model_validator(mode="after")
     def _calibration_has_its_samples(self) -> Self:
@@ -373,28 +378,21 @@ class RunSettings(Table):
             )
         return self
 
-    @model_validator(mode="after")
-    def _early_stopping_has_its_figure(self) -> Self:
-        stopping = self.early_stopping
-        if not stopping.patience or stopping.metric == "clients-accuracy":
-            return self
-        why = ""
-        if self.strategy == "individual":
-            why = "strategy individual has no server model"
-        elif self.strategy in SUBMODEL_STRATEGIES and self.scalefl.calibration == "none":
-            why = 'with scalefl.calibration = "none" the server scores nothing'
-        elif self.data.source == NODES and not self.data.test_source:
-            why = f'with data.source = "{NODES}" and no data.test-source the server has nothing to test on'
-        if why:
-            raise ValueError(
-                f'early-stopping.metric = "server-accuracy": {why}; allowed is "clients-accuracy"'
-            )
-        return self
+    def of(self, table: type[T]) -> T:
+        """Return the settings of a thing in ``custom/``, as its own table types them.
 
-    @property
-    def shares_weights(self) -> bool:
-        """Whether clients send weights, and so must train one network."""
-        return self.strategy == "fedavg" or self.strategy in SUBMODEL_STRATEGIES
+        Parameters
+        ----------
+        table
+            With its ``place``, as ``custom.fedprox``.
+
+        Raises
+        ------
+        SettingsError
+            Naming each wrong key, its value and what is allowed.
+        """
+        _, *place = table.place.split(".")
+        return table.parse(self.custom.at(place))
 
     @property
     def output_path(self) -> Path:
@@ -413,7 +411,7 @@ class NodeSettings(Table):
     public_path: AbsolutePath = Field("", description="where `public.source` lies on this node")
     partition_id: CountOrZero | None = Field(None, description="which part of the source is its own")
     num_partitions: Count | None = Field(None, description="parts the source is split into")
-    model: ModelName | None = Field(None, description="the network this node trains")
+    model: ModelName | None = Field(None, description="the network or estimator this node trains")
     model_path: AbsolutePath = Field("", description="where `pretrained` lies on this node")
     level: Level | None = Field(
         None, description="level of the elastic network this node carries, or `auto`: as the budgets allow"

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
@@ -15,7 +15,13 @@ def _kebab(name: str) -> str:
 
 
 class Table(BaseModel):
-    """A table of settings: frozen, strict about types, refusing keys it does not know."""
+    """A table of settings: frozen, strict about types, refusing keys it does not know.
+
+    One that belongs to a thing in ``custom/`` says its place: ``place = "custom.fedprox"`` stands for the
+    settings under ``[tool.flwr.app.config.custom.fedprox]``.
+    """
+
+    place: ClassVar[str] = ""
 
     model_config = ConfigDict(
         alias_generator=_kebab, extra="forbid", frozen=True, populate_by_name=True, strict=True
@@ -33,7 +39,8 @@ class Table(BaseModel):
         try:
             return cls.model_validate(_unflatten(config), by_alias=True, by_name=False)
         except ValidationError as error:
-            raise _refusal(_explain(cls, fault) for fault in error.errors()) from None
+            within = f"{cls.place}." if cls.place else ""
+            raise _refusal(f"{_explain(cls, fault, within)}" for fault in error.errors()) from None
 
     def flat(self) -> dict[str, Any]:
         """Return the settings as Flower writes them: kebab-case keys, tables joined by dots."""
@@ -44,25 +51,25 @@ def _refusal(lines: Iterable[str]) -> SettingsError:
     return SettingsError("wrong settings\n" + "\n".join(f"  {line}" for line in lines))
 
 
-def _explain(table: type[Table], fault: ErrorDetails) -> str:
-    """Say of a fault which key, which value and what is allowed."""
+def _explain(table: type[Table], fault: ErrorDetails, within: str) -> str:
+    """Say of a fault which key, which value and what is allowed; ``within`` stands before each key."""
     *tables, last = (str(part) for part in fault["loc"] or ("",))
     message = fault["msg"].removeprefix("Value error, ")
     if fault["type"] == "value_error" and isinstance(fault["input"], dict):
         return message  # of a whole table: it names the keys itself
     if fault["type"] == "extra_forbidden":
-        message = f"there is no such setting; there are {_known_keys(table, tables)}"
+        message = f"there is no such setting; there are {_known_keys(table, tables, within)}"
     elif fault["type"] == "model_type":
-        message = f"this is a table, whose settings are {_known_keys(table, [*tables, last])}"
-    return f"{'.'.join([*tables, last])} = {_shown(fault['input'])}: {message}"
+        message = f"this is a table, whose settings are {_known_keys(table, [*tables, last], within)}"
+    return f"{within}{'.'.join([*tables, last])} = {_shown(fault['input'])}: {message}"
 
 
-def _known_keys(table: type[Table], tables: Sequence[str]) -> str:
+def _known_keys(table: type[Table], tables: Sequence[str], within: str) -> str:
     """List the keys of the table at a place in the tree, with that place."""
     place: Any = table
     for name in tables:
         place = next(field.annotation for field in place.model_fields.values() if field.alias == name)
-    return ", ".join(".".join([*tables, field.alias]) for field in place.model_fields.values())
+    return ", ".join(within + ".".join([*tables, field.alias]) for field in place.model_fields.values())
 
 
 def _shown(value: object) -> str:
@@ -90,3 +97,22 @@ def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{key}"] = value
     return flat
+
+
+class OpenTable(Table):
+    """A table of tables that others define, as ``custom``: kept as it came, typed by its owners.
+
+    Hashed by its content, as other tables are.
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    def at(self, place: Sequence[str]) -> dict[str, Any]:
+        """Return what is set at a place, flat; nothing if nothing is."""
+        tree: Any = self.model_extra or {}
+        for name in place:
+            tree = tree.get(name, {}) if isinstance(tree, dict) else {}
+        return _flatten(tree) if isinstance(tree, dict) else {}
+
+    def __hash__(self) -> int:
+        return hash(json.dumps(self.model_extra, sort_keys=True, default=str))

@@ -3,43 +3,12 @@
 import math
 import os
 import re
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from protocol.device import allowed_devices, is_device
-
-ModelName = Literal[
-    "mlp",
-    "cnn",
-    "resnet20",
-    "resnet32",
-    "resnet18",
-    "elastic-cnn",
-    "elastic-resnet20",
-    "elastic-resnet56",
-    "elastic-resnet110",
-    "elastic-msdnet24",
-    "elastic-efficientnet-b4",
-    "elastic-bert",
-    "elastic-bert-tiny",
-    "elastic-vlm",
-]
-MODEL_NAMES: tuple[str, ...] = get_args(ModelName)
-
-SubmodelStrategyName = Literal[
-    "scalefl",
-    "heterofl",
-    "fedrolex",
-    "federated-dropout",
-    "depthfl",
-    "fedavg-smallest",
-    "fedavg-largest",
-]
-SUBMODEL_STRATEGIES = frozenset(get_args(SubmodelStrategyName))
-"""The strategies whose clients train parts of one elastic network."""
-
-StrategyName = Literal["scarlet", "dsfl", "fedavg", "individual", SubmodelStrategyName]
+from protocol.references import check_name, is_reference
 
 DATA_SETS = ("digits",)
 """The data sets that come along."""
@@ -49,12 +18,14 @@ NODES = "nodes"
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?(:[\w.-]+)?", re.ASCII)
 
+_COMMA = re.compile(r",(?![^()]*\))")
+
 _CLIENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 def split_names(names: str) -> list[str]:
-    """Split ``"a, b,c"`` into its names, without blanks."""
-    return [name.strip() for name in names.split(",") if name.strip()]
+    """Split ``"a, b(x=1, y=2),c"`` into its names, without blanks: commas in parentheses divide nothing."""
+    return [name.strip() for name in _COMMA.split(names) if name.strip()]
 
 
 def _is_absolute(path: str) -> bool:
@@ -78,10 +49,11 @@ def split_source(source: str) -> tuple[str, str]:
 
 def _data_source(source: str) -> str:
     place, _ = split_source(source)
-    if not (_is_absolute(place) or _HUB_ID.fullmatch(place)):
+    if not (_is_absolute(place) or is_reference(place) or _HUB_ID.fullmatch(place)):
         raise ValueError(
-            f"must be {', '.join(DATA_SETS)}, {NODES}, an absolute path (~ is allowed) or a Hugging Face hub "
-            "id such as ylecun/mnist or owner/name:configuration; #test after it names a split"
+            f"must be {', '.join(DATA_SETS)}, {NODES}, an absolute path (~ is allowed), a Hugging Face hub "
+            "id such as ylecun/mnist or owner/name:configuration, or a reference custom.module:attribute; "
+            "#test after it names a split"
         )
     return source
 
@@ -121,10 +93,22 @@ def _client_name(name: str) -> str:
     return name
 
 
-def _model_names(names: str) -> str:
+def _model(name: str) -> str:
+    return check_name(name, libraries=True)
+
+
+def _models(names: str) -> str:
     for name in split_names(names):
-        if name not in MODEL_NAMES:
-            raise ValueError(f"{name!r} is not a model: allowed are {', '.join(MODEL_NAMES)}")
+        try:
+            _model(name)
+        except ValueError as error:
+            raise ValueError(f"{name!r}: {error}") from error
+    return names
+
+
+def _things(names: str) -> str:
+    for name in split_names(_names(names)):
+        check_name(name)
     return names
 
 
@@ -132,11 +116,6 @@ def _names(names: str) -> str:
     if names and not split_names(names):
         raise ValueError('must be names with commas between them, as "age,sex"')
     return names
-
-
-def is_elastic(model: str) -> bool:
-    """Tell whether a network has submodels."""
-    return model.startswith("elastic-")
 
 
 def numbers(text: str) -> tuple[float, ...]:
@@ -212,7 +191,12 @@ Names = Annotated[str, AfterValidator(_names)]
 Checkpoint = Annotated[str, AfterValidator(_checkpoint)]
 ResumePlace = Annotated[str, AfterValidator(_place_to_resume)]
 ClientName = Annotated[str, AfterValidator(_client_name)]
-ModelNames = Annotated[str, AfterValidator(_model_names)]
+ThingName = Annotated[str, AfterValidator(check_name)]
+"""One of ours by its plain name, or a reference into the user's ``custom/``."""
+ThingNames = Annotated[str, AfterValidator(_things)]
+ModelName = Annotated[str, AfterValidator(_model)]
+"""As `ThingName`, or one of a library's."""
+ModelNames = Annotated[str, AfterValidator(_models)]
 Widths = Annotated[str, AfterValidator(_widths)]
 Exits = Annotated[str, AfterValidator(_exits)]
 Shares = Annotated[str, AfterValidator(_shares)]

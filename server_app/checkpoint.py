@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
-from models import learned_state, load_weights, save_weights
+from models import load_weights, save_weights
 from protocol.errors import ResumeError
 from protocol.files import sync_folder
 from server_app.rounds import RoundOutcome
@@ -47,8 +47,8 @@ class CheckpointStore:
         """Write a round's checkpoint under a temporary name, then give it its own."""
         self.folder.mkdir(exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=self.folder, prefix=".unfinished-"))
-        model, state = method.model(), method.state()
-        save_weights(temporary / "model.safetensors", {} if model is None else learned_state(model), {})
+        state = method.state()
+        save_weights(temporary / "model.safetensors", method.weights(), {})
         arrays = {name: np.ascontiguousarray(array) for name, array in state.arrays.items()}
         save_file(arrays, temporary / "strategy.safetensors")
         (temporary / "state.json").write_text(json.dumps({"round": round, "method": state.facts}))

@@ -12,6 +12,7 @@ import torch
 from rich.console import Console
 
 from data.images import read_image
+from models.registry import MODELS, network_of
 from protocol.device import choose_device
 from protocol.errors import MotleyError, SettingsError
 from server_app.export import settings_of, submodel_of
@@ -45,8 +46,9 @@ def describe(run: Path, level: int, images: Sequence[Path], prompt: str = "", mo
     if most < 1:
         raise SettingsError(f"--most = {most}: must be at least 1")
     settings = settings_of(run)
-    if settings.model != "elastic-vlm":
-        raise SettingsError(f'model = "{settings.model}": says nothing; only "elastic-vlm" does')
+    if not network_of(settings.model).generates_text:
+        able = ", ".join(f'"{name}"' for name in MODELS if network_of(name).generates_text)
+        raise SettingsError(f'model = "{settings.model}": cannot generate text; allowed is {able}')
     from models.vlm import VisionLanguageNetwork
 
     network, facts = submodel_of(run, settings, level)

@@ -28,10 +28,11 @@ from models.elastic import ElasticNetwork, ExitNetwork, Shape, has_norms, track_
 from protocol.errors import MotleyError, ResumeError, SettingsError
 from protocol.files import write_atomically
 from protocol.settings import RunSettings
-from protocol.values import SUBMODEL_STRATEGIES
 from server_app.checkpoint import CheckpointStore
 from server_app.run import calibration_inputs
 from server_app.run_folder import RunFolder
+from strategies import method_of
+from strategies.submodels.methods import SubmodelMethod
 from strategies.submodels.submodels import Submodels
 
 
@@ -125,14 +126,15 @@ def submodel_of(run: Path, settings: RunSettings, level: int) -> tuple[ExitNetwo
 
     Raises as `export` does.
     """
-    if settings.strategy not in SUBMODEL_STRATEGIES:
+    method = method_of(settings)
+    if not isinstance(method, SubmodelMethod):
         raise SettingsError(f'strategy = "{settings.strategy}": its clients train no submodels')
     checkpoint = CheckpointStore(RunFolder(run).checkpoints).newest()
     if checkpoint is None:
         raise ResumeError(f"{run}: holds no checkpoint yet")
     shared = load_shared(settings)
     num_classes = len(shared.classes)
-    submodels = Submodels(settings, shared.input_shape, num_classes)
+    submodels = Submodels(method.variant, settings, shared.input_shape, num_classes)
     if not submodels.plan.trains(level):
         raise SettingsError(f"level = {level}: this run has no submodel for it")
     inputs = calibration_inputs(settings)

@@ -9,7 +9,7 @@ from typing import Any
 from torch.utils.tensorboard import SummaryWriter
 
 from data import Samples
-from learning.metrics import TITLES, MetricName
+from learning.metrics import Metric
 from protocol.settings import EarlyStoppingSettings
 from server_app.rounds import RoundOutcome
 from server_app.run_folder import RunFolder
@@ -101,16 +101,16 @@ def _events_folder(run: Path) -> Path:
     return run / "tensorboard"
 
 
-def _for_people(line: Mapping[str, Any], metric: MetricName) -> str:
+def _for_people(line: Mapping[str, Any], metric: Metric | None) -> str:
     nodes, traffic, server, clients = line["nodes"], line["bytes"], line["server"], line["clients"]
     parts = [
         f"Round {line['round']}: {nodes['answered']}/{nodes['asked']} clients",
         f"accuracy server {_percent(server['accuracy'])} clients {_percent(clients['accuracy'])}",
         f"wire {traffic['wire_up'] / 1e3:.1f} kB up {traffic['wire_down'] / 1e3:.1f} kB down",
     ]
-    if metric != "none":
+    if metric is not None:
         parts.insert(
-            2, f"{TITLES[metric]} server {_plain(server['metric'])} clients {_plain(clients['metric'])}"
+            2, f"{metric.title} server {_plain(server['metric'])} clients {_plain(clients['metric'])}"
         )
     return ", ".join(parts)
 

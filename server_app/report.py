@@ -2,7 +2,7 @@
 
 import html
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,15 +10,18 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from learning.metrics import TITLES
+from learning.metrics import metric_of
 from protocol.files import write_atomically
-from protocol.ledger import Traffic, dsfl_paper_down, dsfl_paper_exchange, soft_label_paper_up
+from protocol.ledger import Traffic, soft_label_paper_up
 from protocol.settings import RunSettings
-from protocol.values import SUBMODEL_STRATEGIES
 from server_app.grades import HEADINGS, grade_rows
 from server_app.run_folder import RunFolder
+from strategies.method import Exchanges, Method
+from strategies.soft_labels.dsfl import dsfl_paper_down, dsfl_paper_exchange
 
 Line = Mapping[str, Any]
+_Figure = tuple[str, str, Callable[[float], str], Callable[[Iterable[float]], float]]
+"""Title, key in a round's line, how it is shown, and which of several is the best."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,7 @@ class Summary:
     """A run in a few figures."""
 
     settings: RunSettings
+    method: Method
     num_classes: int
     lines: Sequence[Line]
     hello: Traffic
@@ -70,7 +74,7 @@ class Summary:
             ("wire bytes up / down", f"{_size(traffic.wire_up)} / {_size(traffic.wire_down)}"),
             ("hellos up / down", f"{_size(self.hello.wire_up)} / {_size(self.hello.wire_down)}"),
         ]
-        if self.settings.strategy not in SUBMODEL_STRATEGIES and (dsfl := self.dsfl_paper_bytes):
+        if self.method.exchanges is not Exchanges.SUBMODELS and (dsfl := self.dsfl_paper_bytes):
             rows.append(
                 (
                     f"against DS-FL ({_size(dsfl)} by its formula)",
@@ -81,20 +85,22 @@ class Summary:
 
     def _figure_rows(self) -> list[tuple[str, str]]:
         """Return the rows of accuracy and of the run's metric, each of the server and of the clients."""
-        metric, levels = self.settings.data.metric, any("levels" in line for line in self.lines)
+        metric, levels = metric_of(self.settings.data.metric), any("levels" in line for line in self.lines)
         server = "the server, mean over levels" if levels else "the server"
-        figures: list[tuple[str, str, Callable[[float], str]]] = [("accuracy", "accuracy", _percent)]
-        if metric != "none":
-            figures.append((TITLES[metric], "metric", _plain))
+        figures: list[_Figure] = [("accuracy", "accuracy", _percent, max)]
+        if metric is not None:
+            figures.append((metric.title, "metric", _plain, metric.best))
         return [
-            (f"{title} of {name}", self._last_and_best(side, figure, show))
-            for title, figure, show in figures
+            (f"{title} of {name}", self._last_and_best(side, figure, show, best))
+            for title, figure, show, best in figures
             for side, name in (("server", server), ("clients", "the clients"))
         ]
 
-    def _last_and_best(self, side: str, figure: str, show: Callable[[float], str]) -> str:
+    def _last_and_best(
+        self, side: str, figure: str, show: Callable[[float], str], best: Callable[[Iterable[float]], float]
+    ) -> str:
         values = [line[side][figure] for line in self.lines if line[side][figure] is not None]
-        return f"{show(values[-1])} (best {show(max(values))})" if values else "–"
+        return f"{show(values[-1])} (best {show(best(values))})" if values else "–"
 
     def _client_rows(self) -> list[tuple[str, str]]:
         line: Line = self.lines[-1] if self.lines else {}

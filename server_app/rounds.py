@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from flwr.app import ArrayRecord, ConfigRecord, Message
 from flwr.serverapp import Grid
 
-from learning.metrics import MetricName, figures
+from learning.metrics import Metric, figures, metric_of
 from protocol.errors import RunStoppedError
 from protocol.messages import Evaluation
 from server_app.clock import Clock
@@ -31,7 +31,7 @@ class RoundOutcome:
     server: Evaluation | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
     """What else the method has to tell of the server's model."""
-    metric: MetricName = "none"
+    metric: Metric | None = None
     """What stands in the line beside accuracy and loss."""
     stop: str = ""
     """Why the run should end after this round; empty to go on."""
@@ -121,7 +121,7 @@ class RoundLoop:
         stopwatch.lap("send")
         strategy.aggregate_train(number, self._replies(stopwatch))
         stopwatch.lap("aggregate")
-        metric = strategy.settings.data.metric
+        metric = metric_of(strategy.settings.data.metric)
         outcome = RoundOutcome(strategy.report, strategy.final, stopwatch.seconds, metric=metric)
         with self._writing:
             self._check_stopped()

@@ -10,7 +10,7 @@ from flwr.supercore.exit import add_exit_handler
 
 from data import Inputs, Samples, load_server_test, load_shared, load_withheld
 from learning.precision import usable_precision
-from models import learned_state, save_weights
+from models import save_weights
 from protocol.device import choose_device
 from protocol.digests import code_digest
 from protocol.errors import RunStoppedError
@@ -23,8 +23,9 @@ from server_app.roster import Roster, Terms
 from server_app.rounds import RoundHook, RoundLoop
 from server_app.run_folder import RunFolder
 from server_app.strategy import MethodStrategy
-from strategies import server_method
-from strategies.method import ServerMethod, ServerSide
+from strategies import compose
+from strategies.method import Method, ServerMethod
+from strategies.sides import ServerSide
 from strategies.state import StateStore
 
 log = logging.getLogger("flwr")
@@ -38,6 +39,7 @@ class Federation:
     folder: RunFolder
     side: ServerSide
     test: Samples | None
+    kind: Method
     method: ServerMethod
     roster: Roster
     strategy: MethodStrategy
@@ -45,7 +47,8 @@ class Federation:
 
 
 def build(settings: RunSettings, simulation: bool, clock: Clock) -> Federation:
-    """Read the data, build the method, open the run folder."""
+    """Check the settings, read the data, build the method, open the run folder."""
+    kind = compose(settings, simulation)
     device = choose_device(settings.device)
     own = settings if simulation else settings_here(settings, device)
     shared, test = load_shared(settings), load_server_test(settings)
@@ -59,14 +62,14 @@ def build(settings: RunSettings, simulation: bool, clock: Clock) -> Federation:
         None if calibration is None else calibration.to(device),
     )
     folder = RunFolder.open(settings)
-    method = server_method(side, folder.experiment)
+    method = kind.server(side, folder.experiment)
     folder.write_data_facts(shared.facts() | {"server's test": 0 if test is None else len(test)})
     terms = Terms(folder.experiment, shared.pool.digest, code_digest(), simulation)
     roster = Roster(terms, method.greet, clock, settings.wait_for_nodes)
     strategy = MethodStrategy(method, roster, settings, clock)
     checkpoints = CheckpointStore(folder.checkpoints)
     test = None if test is None else test.to(device)
-    return Federation(settings, folder, side, test, method, roster, strategy, checkpoints)
+    return Federation(settings, folder, side, test, kind, method, roster, strategy, checkpoints)
 
 
 def settings_here(settings: RunSettings, device: torch.device) -> RunSettings:
@@ -157,6 +160,7 @@ class _Epilogue:
         federation = self._federation
         summary = Summary(
             federation.settings,
+            federation.kind,
             federation.side.num_classes,
             federation.folder.rounds(),
             federation.roster.traffic,
@@ -200,10 +204,9 @@ def _save_models(federation: Federation) -> None:
     unfinished = folder.path / ".models"
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir()
-    model = federation.method.model()
-    if model is not None:
+    if weights := federation.method.weights():
         facts = {"model": settings.model, "experiment": folder.experiment}
-        save_weights(unfinished / "server.safetensors", learned_state(model), facts)
+        save_weights(unfinished / "server.safetensors", weights, facts)
     for path in sorted(folder.clients.glob("*")):
         state = StateStore(path).newest()
         if state is not None:

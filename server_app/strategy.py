@@ -9,7 +9,6 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
-from models import learned_state
 from protocol.errors import FederationError, MessageError
 from protocol.ledger import Traffic, wire_bytes
 from protocol.messages import TRAIN, unmark_reply
@@ -256,8 +255,8 @@ class MethodStrategy(Strategy):
             )
 
     def _result(self) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        model, figures = self.method.model(), self.report.clients
-        arrays = None if model is None else ArrayRecord(learned_state(model))
+        weights, figures = self.method.weights(), self.report.clients
+        arrays = ArrayRecord(dict(weights)) if weights else None
         metrics = None
         if figures is not None:
             metrics = MetricRecord({"accuracy": figures.accuracy, "loss": figures.loss})

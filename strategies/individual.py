@@ -1,15 +1,26 @@
 """Individual training: every client learns from its own samples alone; the lower end to compare with."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from flwr.app import RecordDict
-from torch import Tensor, nn
+from torch import Tensor
 
 from data import Samples
-from models import learned_state
-from protocol.messages import HelloReply, LocalReply, LocalRequest
-from strategies.method import ClientSide, Incoming, MethodState, Outgoing
+from protocol.messages import EvaluatedReply, HelloReply, RoundRequest
+from strategies.method import Exchanges, Incoming, Method, MethodState, Outgoing
+from strategies.sides import ClientSide, ServerSide
 from strategies.state import ClientState
+
+
+@dataclass(frozen=True)
+class LocalRequest(RoundRequest):
+    """Train on your own data and nothing else."""
+
+
+@dataclass(frozen=True)
+class LocalReply(EvaluatedReply):
+    """The evaluation of a client that trained alone."""
 
 
 class IndividualServer:
@@ -17,7 +28,7 @@ class IndividualServer:
 
     final_exchange = False
 
-    def __init__(self, experiment: str) -> None:
+    def __init__(self, server: ServerSide, experiment: str) -> None:
         self._experiment = experiment
 
     def begin(self, round: int, clients: Sequence[str], final: bool) -> dict[str, Outgoing]:
@@ -40,9 +51,9 @@ class IndividualServer:
         """Ask anyone."""
         return list(clients)
 
-    def model(self) -> nn.Module | None:
-        """There is no server model."""
-        return None
+    def weights(self) -> Mapping[str, Tensor]:
+        """Return nothing: there is no server model."""
+        return {}
 
     def score(self, test: Samples) -> None:
         """There is nothing to score."""
@@ -66,12 +77,15 @@ class IndividualClient:
         request = LocalRequest.from_record(content)
         client = self._client
         states = client.store.before(request.round)
-        model = client.model_after(states[0] if states else None)
-        client.train(model, request.round)
-        result = client.evaluate(model)
-        client.store.save(ClientState(request.round, client.architecture, learned_state(model)))
+        learner = client.learner_after(states[0] if states else None)
+        learner.train(client.data.train, request.round)
+        result = learner.evaluate(client.data.test)
+        client.store.save(ClientState(request.round, client.architecture, learner.state()))
         return LocalReply(**vars(result)).to_record()
 
     def state_digests(self) -> list[bytes]:
         """Return nothing: what is kept is the client's own."""
         return []
+
+
+INDIVIDUAL = Method("individual", Exchanges.NOTHING, IndividualServer, IndividualClient)

@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping
 import torch
 from torch import Tensor
 
-from models.elastic.slicing import SliceMap
+from models.aggregation import Places
 
 
 class SliceMean:
@@ -32,14 +32,14 @@ class SliceMean:
         self._padded = frozenset(padded)
         self._whole = whole
         self._sums = {name: torch.zeros(like.shape, dtype=torch.float64) for name, like in whole.items()}
-        self._weights: dict[int, tuple[SliceMap, int]] = {}
+        self._weights: dict[int, tuple[Places, int]] = {}
 
     @property
     def total_weight(self) -> int:
         """The weights added so far, together; 0 if there are none."""
         return sum(weight for _, weight in self._weights.values())
 
-    def add(self, part: Mapping[str, Tensor], where: SliceMap, weight: int = 1) -> None:
+    def add(self, part: Mapping[str, Tensor], where: Places, weight: int = 1, client: str = "") -> None:
         """Take in one submodel.
 
         Parameters
@@ -50,6 +50,8 @@ class SliceMean:
             Where they lie in the whole.
         weight
             At least 1: 1 for the paper's unweighted mean, or a number of samples.
+        client
+            Whose it is, which changes nothing.
 
         Raises
         ------

@@ -8,11 +8,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from models.aggregation import Index
 from models.elastic.channels import Axes, Channels
 from protocol.randomness import derive_seed, torch_generator
-
-Index = slice | Tensor
-"""Places along one dimension; a ``slice`` where they lie side by side."""
 
 IndexPolicy = Callable[[str, int, int], Tensor]
 """Maps a group's name, its whole size and how many channels are kept to the places kept, int64."""

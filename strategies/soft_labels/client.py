@@ -6,24 +6,21 @@ from functools import cached_property
 import numpy as np
 import torch
 from flwr.app import RecordDict
-from torch import nn
 
 from data import PublicPool
-from learning.distillation import distil
-from learning.training import predict
-from models import learned_state
+from learning.learner import Learner
+from learning.uplink import LABELS
 from protocol.encodings import (
-    LabelEncoding,
     decode_indices,
     decode_labels,
     encode_indices,
     encode_labels,
+    encoding_of,
     parse_rows,
-    row_bytes,
 )
-from protocol.messages import SoftLabelReply, SoftLabelRequest
-from strategies.method import ClientSide
+from strategies.sides import ClientSide
 from strategies.soft_labels.cache import CachePolicy, Indices, LabelCache, LabelsInUse, Versions
+from strategies.soft_labels.messages import SoftLabelReply, SoftLabelRequest
 from strategies.soft_labels.positions import Positions
 from strategies.state import ClientState
 
@@ -44,7 +41,7 @@ class SoftLabelClient:
     def __init__(self, client: ClientSide, policy: CachePolicy) -> None:
         self._client = client
         self._policy = policy
-        self._encoding: LabelEncoding = client.settings.distillation.labels
+        self._encoding = encoding_of(client.settings)
         self._classes = client.data.num_classes
 
     def answer(self, content: RecordDict) -> RecordDict:
@@ -55,16 +52,16 @@ class SoftLabelClient:
         cache = self._base(states, request)
         reading = self._read(request, versions, cache)
 
-        model = self._client.model_after(states[0] if states else None)
-        missing = self._distil(model, cache, reading.in_use, request.round)
+        learner = self._client.learner_after(states[0] if states else None)
+        missing = self._distil(learner, cache, reading.in_use, request.round)
         labels = None
         if not request.final:
-            self._client.train(model, request.round)
-            labels = self._predict(model, reading.requested)
-        result = self._client.evaluate(model)
+            learner.train(self._client.data.train, request.round)
+            labels = self._predict(learner, reading.requested, request.round)
+        result = learner.evaluate(self._client.data.test)
 
         cache.keep_only(versions.stored)
-        self._client.store.save(self._remember(request.round, model, cache, versions))
+        self._client.store.save(self._remember(request.round, learner, cache, versions))
         named = None if request.requested is None or labels is None else reading.requested
         return SoftLabelReply(
             **vars(result),
@@ -124,24 +121,22 @@ class SoftLabelClient:
         rows = parse_rows(labels, len(sent), self._classes, self._encoding)
         cache.put(in_use.indices[sent], in_use.versions[sent], rows)
 
-    def _distil(self, model: nn.Module, cache: LabelCache, in_use: LabelsInUse, round: int) -> int:
+    def _distil(self, learner: Learner, cache: LabelCache, in_use: LabelsInUse, round: int) -> int:
         """Distil on the labels in use that are held; return how many are not."""
         held = cache.holds(in_use)
         indices = in_use.indices[held]
         labels = decode_labels(cache.rows[indices], self._classes, self._encoding)
-        generator = self._client.generator("distil", round)
-        settings, arithmetic = self._client.settings.distillation, self._client.arithmetic
-        distil(model, self._pool, indices, labels, settings, generator, arithmetic)
+        learner.distil(self._pool.inputs.take(torch.tensor(indices)), labels, round)
         return int((~held).sum())
 
-    def _predict(self, model: nn.Module, requested: Indices | None) -> bytes | None:
+    def _predict(self, learner: Learner, requested: Indices | None, round: int) -> bytes | None:
         if requested is None:
             return None
         if len(requested) == 0:
             return b""
-        inputs = self._pool.inputs.take(torch.tensor(requested))
-        predictions = predict(model, inputs, self._client.arithmetic)
-        return encode_labels(predictions, self._encoding).tobytes()
+        predictions = learner.predict(self._pool.inputs.take(torch.tensor(requested)))
+        sent = self._client.to_send({LABELS: predictions}, round)[LABELS]
+        return encode_labels(sent, self._encoding).tobytes()
 
     @cached_property
     def _pool(self) -> PublicPool:
@@ -149,13 +144,13 @@ class SoftLabelClient:
         return self._client.pool.to(self._client.device)
 
     def _cache(self, state: ClientState | None) -> LabelCache:
-        cache = LabelCache(self._policy.pool_size, row_bytes(self._classes, self._encoding))
+        cache = LabelCache(self._policy.pool_size, self._encoding.row_bytes(self._classes))
         if state is not None:
             held = (state.extra[f"cache.{part}"].numpy() for part in ("indices", "versions", "rows"))
             cache.put(*held)
         return cache
 
-    def _remember(self, round: int, model: nn.Module, cache: LabelCache, versions: Versions) -> ClientState:
+    def _remember(self, round: int, learner: Learner, cache: LabelCache, versions: Versions) -> ClientState:
         held = cache.held()
         extra = {
             "cache.indices": held,
@@ -165,4 +160,4 @@ class SoftLabelClient:
         }
         tensors = {name: torch.from_numpy(array) for name, array in extra.items()}
         facts = {"versions.round": str(versions.round)}
-        return ClientState(round, self._client.architecture, learned_state(model), tensors, facts)
+        return ClientState(round, self._client.architecture, learner.state(), tensors, facts)

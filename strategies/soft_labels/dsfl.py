@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from data import PublicPool
-from protocol.ledger import dsfl_paper_down
+from protocol.ledger import FLOAT_BYTES, INDEX_BYTES, soft_label_paper_up
 from protocol.settings import RunSettings
-from strategies.method import ClientSide, ServerSide
+from strategies.method import Exchanges, Method
+from strategies.sides import ClientSide, ServerSide
 from strategies.soft_labels.cache import CachePolicy
 from strategies.soft_labels.client import SoftLabelClient
 from strategies.soft_labels.server import SentLabels, SoftLabelServer
@@ -40,6 +41,16 @@ def _no_cache(settings: RunSettings, pool: PublicPool) -> CachePolicy:
     return CachePolicy(settings.seed, len(pool), settings.public.subset_size, duration=0, expiry="refresh")
 
 
+def dsfl_paper_down(requested: int, sent: int, classes: int) -> int:
+    """Return DS-FL's paper bytes down: 8m for the request, (4C + 8) for each label."""
+    return requested * INDEX_BYTES + sent * (FLOAT_BYTES * classes + INDEX_BYTES)
+
+
+def dsfl_paper_exchange(subset: int, classes: int) -> int:
+    """Return what one DS-FL exchange costs both ways: 104,000 bytes at C = 10, m = 1,000."""
+    return soft_label_paper_up(subset, classes) + dsfl_paper_down(subset, subset, classes)
+
+
 def dsfl_server(server: ServerSide, experiment: str) -> SoftLabelServer:
     """Build DS-FL's server half."""
 
@@ -54,3 +65,6 @@ def dsfl_server(server: ServerSide, experiment: str) -> SoftLabelServer:
 def dsfl_client(client: ClientSide) -> SoftLabelClient:
     """Build DS-FL's client half."""
     return SoftLabelClient(client, _no_cache(client.settings, client.pool))
+
+
+DSFL = Method("dsfl", Exchanges.LABELS, dsfl_server, dsfl_client, ("distillation", "dsfl"))

@@ -6,8 +6,8 @@ import numpy as np
 
 from protocol.encodings import decode_indices, encode_indices
 from protocol.errors import MessageError
-from protocol.messages import SoftLabelRequest
 from strategies.soft_labels.cache import Indices, LabelsInUse, VersionArray
+from strategies.soft_labels.messages import SoftLabelRequest
 
 
 @dataclass(frozen=True)

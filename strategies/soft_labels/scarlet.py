@@ -1,21 +1,19 @@
 """SCARLET: soft-label caching and sharpening for communication-efficient federated distillation.
 
 Azuma et al., IEEE TMC 2026, arXiv 2504.19602. Clients share class probabilities on public samples,
-never weights, so each may run another network. A round is one message and one reply:
-
-- ``cache.py``: labels are reused for D rounds; which ones, server and clients derive alike;
-- ``server.py``: ask only for what is not fresh, average the predictions, sharpen (``era.py``);
-- ``acknowledgements.py``: send each client only the labels it does not hold yet;
-- ``client.py``: distil on the last subset's labels → train → predict → evaluate.
+never weights, so each may run another network. A round is one message and one reply; the package's
+docstring says where its parts are. What is SCARLET's own is here: the cache's duration D and expiry, and
+Enhanced ERA with its exponent β.
 """
 
 import torch
 from torch import Tensor
 
 from data import PublicPool
-from protocol.ledger import scarlet_paper_down
+from protocol.ledger import FLOAT_BYTES, INDEX_BYTES, SIGNAL_BYTES
 from protocol.settings import RunSettings
-from strategies.method import ClientSide, ServerSide
+from strategies.method import Exchanges, Method
+from strategies.sides import ClientSide, ServerSide
 from strategies.soft_labels.cache import CachePolicy
 from strategies.soft_labels.client import SoftLabelClient
 from strategies.soft_labels.server import SentLabels, SoftLabelServer
@@ -55,6 +53,20 @@ def cache_policy(settings: RunSettings, pool: PublicPool) -> CachePolicy:
     )
 
 
+def scarlet_paper_down(requested: int, sent: int, caught_up: int, subset: int, classes: int) -> int:
+    """Return SCARLET's paper bytes down: 8n + 4C·s + 16m, and (8 + 4C) a label of catch-up.
+
+    ``subset`` is the size m of the subset whose labels are in use (0 in the first round), whose
+    indices and signals travel.
+    """
+    return (
+        requested * INDEX_BYTES
+        + sent * FLOAT_BYTES * classes
+        + subset * (INDEX_BYTES + SIGNAL_BYTES)
+        + caught_up * (INDEX_BYTES + FLOAT_BYTES * classes)
+    )
+
+
 def scarlet_server(server: ServerSide, experiment: str) -> SoftLabelServer:
     """Build SCARLET's server half."""
 
@@ -71,3 +83,6 @@ def scarlet_server(server: ServerSide, experiment: str) -> SoftLabelServer:
 def scarlet_client(client: ClientSide) -> SoftLabelClient:
     """Build SCARLET's client half."""
     return SoftLabelClient(client, cache_policy(client.settings, client.pool))
+
+
+SCARLET = Method("scarlet", Exchanges.LABELS, scarlet_server, scarlet_client, ("distillation", "scarlet"))

@@ -7,11 +7,10 @@ import numpy as np
 import torch
 from flwr.app import RecordDict
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from data import Samples
-from learning.distillation import distil
-from models import load_learned_state
+from learning.learner import Learner
 from protocol.digests import DIGEST_BYTES
 from protocol.encodings import (
     Rows,
@@ -19,22 +18,24 @@ from protocol.encodings import (
     decode_labels,
     encode_indices,
     encode_labels,
+    encoding_of,
     parse_rows,
-    row_bytes,
 )
 from protocol.errors import MessageError
 from protocol.ledger import soft_label_paper_up
-from protocol.messages import HelloReply, SoftLabelReply, SoftLabelRequest
-from protocol.randomness import torch_generator
-from strategies.method import Incoming, MethodState, Outgoing, Score, ServerSide
+from protocol.messages import HelloReply
+from strategies.method import Incoming, MethodState, Outgoing, Score
+from strategies.sides import ServerSide
 from strategies.soft_labels.acknowledgements import Acknowledgements
+from strategies.soft_labels.aggregation import Predictions, merge
 from strategies.soft_labels.cache import CachePolicy, Indices, LabelCache, LabelsInUse, Plan, Versions
+from strategies.soft_labels.messages import SoftLabelReply, SoftLabelRequest
 from strategies.soft_labels.positions import Positions
 
-_STARTS_ANEW = "its cache is not what was believed: it starts anew"
+_OUT_OF_STEP = "its cache is out of step: all labels are resent"
 
-Aggregation = Callable[[Tensor], Tensor]
-"""Turns the clients' mean z̄ into the labels ẑ that everyone distils on, both (n, classes)."""
+Sharpening = Callable[[Tensor], Tensor]
+"""Turns the clients' merged predictions z̄ into the labels ẑ that everyone distils on, both (n, classes)."""
 
 
 @dataclass(frozen=True)
@@ -60,26 +61,26 @@ class SoftLabelServer:
         server: ServerSide,
         experiment: str,
         policy: CachePolicy,
-        aggregation: Aggregation,
+        sharpening: Sharpening,
         paper_down: Callable[[SentLabels], int],
     ) -> None:
         settings = server.settings.distillation
         self.final_exchange = settings.final_exchange
         self._server = server
         self._experiment = experiment
-        self._aggregation = aggregation
+        self._sharpening = sharpening
         self._paper_down = paper_down
-        self._encoding = settings.labels
+        self._encoding = encoding_of(server.settings)
         self._explicit = settings.indices == "explicit"
-        self._model = server.new_model()
+        self._learner = server.new_learner()
         self._versions = Versions(policy)
-        self._cache = LabelCache(policy.pool_size, row_bytes(server.num_classes, self._encoding))
+        self._cache = LabelCache(policy.pool_size, self._encoding.row_bytes(server.num_classes))
         self._acknowledged = Acknowledgements(policy.pool_size)
         self._silent_rounds: list[int] = []
         self._plan: Plan | None = None
         self._final = False
         self._asked_explicitly: set[str] = set()
-        self._predictions: dict[str, Tensor] = {}
+        self._predictions: dict[str, Predictions] = {}
 
     # --- a round -------------------------------------------------------------------------------
 
@@ -104,8 +105,8 @@ class SoftLabelServer:
         if predictions is not None:
             self._predictions[client] = predictions
         in_step = self._acknowledged.acknowledge(client, round, reply.cache, bool(reply.lost))
-        count = 0 if predictions is None else len(predictions)
-        notes = [] if in_step else [_STARTS_ANEW]
+        count = 0 if predictions is None else len(predictions.indices)
+        notes = [] if in_step else [_OUT_OF_STEP]
         if reply.missing:
             notes.append(f"it lacked {reply.missing} labels")
         return Incoming(evaluation, soft_label_paper_up(count, self._server.num_classes), ", ".join(notes))
@@ -123,7 +124,7 @@ class SoftLabelServer:
             return
         answered = len(plan.requested) == 0 or bool(self._predictions)
         if self._predictions and len(plan.requested):
-            labels = self._aggregation(self._mean_prediction())
+            labels = self._sharpening(merge(self._predictions, self._server.settings))
             versions = np.full(len(plan.requested), round, dtype=np.int32)
             self._cache.put(plan.requested, versions, encode_labels(labels, self._encoding))
         if not answered:
@@ -136,19 +137,24 @@ class SoftLabelServer:
         kept = hello.state_digests
         starts = range(0, len(kept), DIGEST_BYTES)
         digests = [kept[start : start + DIGEST_BYTES] for start in starts] or [bytes(DIGEST_BYTES)]
-        return "" if self._acknowledged.greet(hello.client, digests) else _STARTS_ANEW
+        return "" if self._acknowledged.greet(hello.client, digests) else _OUT_OF_STEP
 
     def candidates(self, clients: Sequence[str]) -> list[str]:
         """Ask anyone."""
         return list(clients)
 
-    def model(self) -> nn.Module:
-        """Return the server's model, which learns from the soft labels alone."""
-        return self._model
+    @property
+    def learner(self) -> Learner:
+        """The server's model, which learns from the soft labels alone."""
+        return self._learner
+
+    def weights(self) -> Mapping[str, Tensor]:
+        """Return what the server's model has learned."""
+        return self._learner.state()
 
     def score(self, test: Samples) -> Score:
         """Score the server's model."""
-        return Score(self._server.evaluate(self._model, test))
+        return Score(self._learner.evaluate(test))
 
     # --- checkpoints ---------------------------------------------------------------------------
 
@@ -170,7 +176,7 @@ class SoftLabelServer:
     def load_state(self, state: MethodState, weights: Mapping[str, Tensor]) -> None:
         """Go on after the round of a checkpoint."""
         arrays, facts = dict(state.arrays), state.facts
-        load_learned_state(self._model, weights)
+        self._learner.load(weights)
         self._versions.round = facts["round"]
         self._versions.stored = np.asarray(arrays["stored"], dtype=np.int32)
         self._versions.in_use = LabelsInUse(
@@ -217,7 +223,7 @@ class SoftLabelServer:
         subset = self._versions.policy.subset_size if plan.round > 1 else 0
         return SentLabels(len(plan.requested), len(sent) - older, older, subset)
 
-    def _check(self, client: str, reply: SoftLabelReply) -> Tensor | None:
+    def _check(self, client: str, reply: SoftLabelReply) -> Predictions | None:
         """Decode the predictions of a reply, or None if it has none."""
         assert self._plan is not None
         if reply.labels is None:
@@ -228,22 +234,12 @@ class SoftLabelServer:
             if not np.array_equal(named, requested):
                 raise MessageError("indices: not the samples that were requested")
         rows: Rows = parse_rows(reply.labels, len(requested), self._server.num_classes, self._encoding)
-        return decode_labels(rows, self._server.num_classes, self._encoding)
-
-    def _mean_prediction(self) -> Tensor:
-        """Average the predictions unweighted, in order of the clients' names."""
-        names = sorted(self._predictions)
-        total = torch.zeros_like(self._predictions[names[0]], dtype=torch.float64)
-        for name in names:
-            total += self._predictions[name]
-        return total / len(names)
+        return Predictions(requested, decode_labels(rows, self._server.num_classes, self._encoding))
 
     def _learn(self, round: int) -> None:
         in_use = self._versions.in_use
         labels = decode_labels(self._cache.rows[in_use.indices], self._server.num_classes, self._encoding)
-        server, settings = self._server, self._server.settings.distillation
-        generator = torch_generator(server.settings.seed, "distil", round, "server")
-        distil(self._model, server.pool, in_use.indices, labels, settings, generator, server.arithmetic)
+        self._learner.distil(self._server.pool.inputs.take(torch.tensor(in_use.indices)), labels, round)
 
     def _silent_field(self, round: int) -> bytes | None:
         if not self._silent_rounds:

@@ -5,34 +5,33 @@ from functools import partial
 import torch
 from flwr.app import RecordDict
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from learning.local import LossOfBatch
+from learning.losses import ClassLoss, class_loss_of
 from learning.training import all_exits, with_own_loss
 from models import trained_state
 from models.elastic import ExitNetwork, forget_statistics
 from protocol.errors import MessageError
-from protocol.messages import SliceReply, SliceRequest
-from strategies.method import ClientSide
+from strategies.sides import ClientSide
 from strategies.submodels.loss import (
-    ClassLoss,
     ExitsLoss,
-    balanced_cross_entropy,
-    masked_cross_entropy,
+    balanced_loss,
+    masked_loss,
     mutual_loss,
     official_loss,
     self_distillation_loss,
 )
+from strategies.submodels.messages import SliceReply, SliceRequest
 from strategies.submodels.submodels import Submodels, calibrate
-from strategies.submodels.variants import VARIANTS
+from strategies.submodels.variants import Variant
 
 
 class SubmodelClient:
     """Holds nothing between rounds, and in a round nothing beyond its level's blocks and widths."""
 
-    def __init__(self, client: ClientSide) -> None:
+    def __init__(self, variant: Variant, client: ClientSide) -> None:
+        self._variant = variant
         self._client = client
-        self._variant = VARIANTS[client.settings.strategy]
 
     def answer(self, content: RecordDict) -> RecordDict:
         """Evaluate the submodel on the client's test part, then train it."""
@@ -43,8 +42,11 @@ class SubmodelClient:
         before = self._client.evaluate(model)
         forget_statistics(model)
         self._client.train(model, request.round, self._loss(request.round))
+        trained = trained_state(model)
+        received = {name: request.weights[name] for name in trained}
+        weights = self._client.to_send(trained, request.round, received)
         return SliceReply(
-            **vars(before), trained_on=len(train), weights=trained_state(model), level=request.level
+            **vars(before), trained_on=len(train), weights=weights, level=request.level
         ).to_record()
 
     def state_digests(self) -> list[bytes]:
@@ -53,7 +55,9 @@ class SubmodelClient:
 
     def _submodel(self, request: SliceRequest) -> ExitNetwork:
         client = self._client
-        submodels = Submodels(client.settings, client.data.train.input_shape, client.data.num_classes)
+        submodels = Submodels(
+            self._variant, client.settings, client.data.train.input_shape, client.data.num_classes
+        )
         if not submodels.plan.trains(request.level):
             raise MessageError(f"level = {request.level}: there is no submodel for it")
         try:
@@ -85,13 +89,15 @@ class SubmodelClient:
         return loss
 
     def _class_loss(self) -> ClassLoss:
-        data = self._client.data
-        counts = torch.bincount(data.train.targets, minlength=data.num_classes)
-        stated = self._client.settings.scalefl.classes
+        """Return the run's loss, of logits that the client's shares of the classes adjust."""
+        client = self._client
+        counts = torch.bincount(client.data.train.targets, minlength=client.data.num_classes)
+        stated = client.settings.scalefl.classes
+        loss = class_loss_of(client.settings)
         match self._variant.classes if stated == "own" else stated:
             case "balanced":
-                return balanced_cross_entropy(counts)
+                return balanced_loss(counts, loss)
             case "masked":
-                return masked_cross_entropy(counts)
+                return masked_loss(counts, loss)
             case "plain":
-                return cross_entropy
+                return loss

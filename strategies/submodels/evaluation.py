@@ -10,7 +10,7 @@ from torch import Tensor
 
 from data import Samples
 from learning.grading import ExitGrades
-from learning.metrics import MetricName, mean
+from learning.metrics import Metric, mean
 from learning.precision import FLOAT32, Arithmetic
 from learning.training import exit_logits, score_logits
 from models.elastic import ExitNetwork
@@ -52,7 +52,7 @@ def score_exits(
     model: ExitNetwork,
     test: Samples,
     flops: Sequence[int],
-    metric: MetricName = "none",
+    metric: Metric | None = None,
     arithmetic: Arithmetic = FLOAT32,
 ) -> ExitScores:
     """Score every exit of a network, their ensemble, and early-exit inference.
@@ -66,7 +66,7 @@ def score_exits(
     flops
         Multiply-adds of one image up to each exit.
     metric
-        Found for the last exit. With ``kappa`` classes are ordered, and all exits are graded.
+        Found for the last exit. With one that takes classes as ordered all exits are graded.
     arithmetic
         Of the network's layers.
     """
@@ -79,7 +79,7 @@ def score_exits(
         tuple(_share(exit_) for exit_ in right),
         _share(together),
         tuple(early_exit(probabilities, test.targets, flops, threshold) for threshold in THRESHOLDS),
-        ExitGrades.of(probabilities, test.targets) if metric == "kappa" else None,
+        ExitGrades.of(probabilities, test.targets) if metric is not None and metric.ordered else None,
     )
 
 

@@ -2,38 +2,28 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from models.elastic import SliceMap, SliceMean
+from models.aggregation import Places, WeightAggregator
+from models.elastic import SliceMean
 from models.vlm.lora import Adapter, adapters_in
 from protocol.randomness import derive_seed, torch_generator
 from protocol.settings import RunSettings
 
 
-class Merging(Protocol):
-    """Merges submodels as they arrive."""
-
-    def add(self, part: Mapping[str, Tensor], where: SliceMap, weight: int = 1) -> None:
-        """Take in one submodel; raise ``ValueError``, nothing changed, if it is not of its place."""
-
-    def merged(self) -> dict[str, Tensor]:
-        """Return the whole network's parameters after the round."""
-
-
-def merging_of(settings: RunSettings, whole: Mapping[str, Tensor], round: int) -> Merging:
+def merging_of(whole: Mapping[str, Tensor], settings: RunSettings, round: int) -> WeightAggregator:
     """Return how a run merges the submodels of a round; without adapters the settings change nothing.
 
     Parameters
     ----------
-    settings
-        Of the run.
     whole
         The network's own parameters before the round, by name.
+    settings
+        Of the run.
     round
-        Which one.
+        From 1.
     """
     adapters = adapters_in(whole)
     match settings.lora.merge if adapters else "count":
@@ -67,9 +57,9 @@ class AdapterProducts(ABC):
         self._plain = SliceMean({name: tensor for name, tensor in whole.items() if name not in factors})
         self._factors = factors
         self._sums: dict[Adapter, tuple[Tensor, int]] = {}
-        self._plain_places: dict[int, tuple[SliceMap, SliceMap]] = {}
+        self._plain_places: dict[int, tuple[Places, Places]] = {}
 
-    def add(self, part: Mapping[str, Tensor], where: SliceMap, weight: int = 1) -> None:
+    def add(self, part: Mapping[str, Tensor], where: Places, weight: int = 1, client: str = "") -> None:
         """Take in one submodel, as ``SliceMean.add`` does; what is carried it need not send back."""
         held = [adapter for adapter in self._adapters if adapter.down in where]
         for name in [name for adapter in held for name in (adapter.down, adapter.up)]:
@@ -92,7 +82,7 @@ class AdapterProducts(ABC):
     def _become(self, adapter: Adapter, mean: Tensor) -> Mapping[str, Tensor]:
         """Return the tensors that a mean of products, float64 of shape (outputs, inputs), becomes."""
 
-    def _without_factors(self, where: SliceMap) -> SliceMap:
+    def _without_factors(self, where: Places) -> Places:
         return where.only([name for name in where if name not in self._factors])
 
 

@@ -7,8 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-ClassLoss = Callable[[Tensor, Tensor], Tensor]
-"""Maps logits (batch, classes) and targets (batch,) to a loss."""
+from learning.losses import ClassLoss
 
 ExitWeights = Literal["linear", "equal", "full"]
 
@@ -114,8 +113,8 @@ def mutual_loss(
     return total
 
 
-def masked_cross_entropy(counts: Tensor) -> ClassLoss:
-    """Return a cross-entropy over the classes that a client has samples of.
+def masked_loss(counts: Tensor, loss: ClassLoss = F.cross_entropy) -> ClassLoss:
+    """Return a loss over the classes that a client has samples of.
 
     The others are left as they are: a client that never sees a class would only learn to rule it out
     (Diao et al. 2021, section 3, "masking trick").
@@ -124,12 +123,14 @@ def masked_cross_entropy(counts: Tensor) -> ClassLoss:
     ----------
     counts
         The client's samples of each class, shape (classes,).
+    loss
+        Of the adjusted logits against the classes.
     """
-    return _adjusted(torch.where(counts > 0, 0.0, float("-inf")))
+    return _adjusted(torch.where(counts > 0, 0.0, float("-inf")), loss)
 
 
-def balanced_cross_entropy(counts: Tensor) -> ClassLoss:
-    """Return the cross-entropy of logits to which the log of each class's share is added.
+def balanced_loss(counts: Tensor, loss: ClassLoss = F.cross_entropy) -> ClassLoss:
+    """Return the loss of logits to which the log of each class's share is added.
 
     The network so learns what an image looks like, and not how often this client sees its class (Ren et
     al. 2020, "Balanced Meta-Softmax"; Zhang et al. 2022, FedLC). Classes without samples are passed over.
@@ -138,15 +139,17 @@ def balanced_cross_entropy(counts: Tensor) -> ClassLoss:
     ----------
     counts
         The client's samples of each class, shape (classes,).
+    loss
+        Of the adjusted logits against the classes.
     """
-    return _adjusted((counts / counts.sum()).log())
+    return _adjusted((counts / counts.sum()).log(), loss)
 
 
-def _adjusted(adjustment: Tensor) -> ClassLoss:
-    def loss(logits: Tensor, targets: Tensor) -> Tensor:
-        return F.cross_entropy(logits + adjustment, targets)
+def _adjusted(adjustment: Tensor, loss: ClassLoss) -> ClassLoss:
+    def of_adjusted(logits: Tensor, targets: Tensor) -> Tensor:
+        return loss(logits + adjustment, targets)
 
-    return loss
+    return of_adjusted
 
 
 def _divergence(teacher: Tensor, logits: Tensor, temperature: float) -> Tensor:

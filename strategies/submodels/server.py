@@ -11,13 +11,18 @@ from data import Samples
 from learning.memory import leave_device
 from learning.metrics import figures
 from models import corruption, learned_state, load_learned_state
-from models.elastic import ExitNetwork, SliceMap, has_norms
+from models.aggregation import WeightAggregator
+from models.elastic import SliceMap, has_norms
 from protocol.errors import MessageError
-from protocol.messages import Evaluation, HelloReply, SliceReply, SliceRequest
-from strategies.method import Incoming, MethodState, Outgoing, Score, ServerSide
+from protocol.messages import Evaluation, HelloReply
+from strategies.aggregation import weight_aggregator
+from strategies.method import Incoming, MethodState, Outgoing, Score
+from strategies.sides import ServerSide
 from strategies.submodels.evaluation import mean_evaluation, score_exits
 from strategies.submodels.lora_merging import merging_of
+from strategies.submodels.messages import SliceReply, SliceRequest
 from strategies.submodels.submodels import Submodels
+from strategies.submodels.variants import Variant
 
 log = logging.getLogger("flwr")
 
@@ -29,14 +34,14 @@ class SubmodelServer:
 
     final_exchange = False
 
-    def __init__(self, server: ServerSide, experiment: str) -> None:
+    def __init__(self, variant: Variant, server: ServerSide, experiment: str) -> None:
         self._server = server
         self._experiment = experiment
-        self._submodels = Submodels(server.settings, server.input_shape, server.num_classes)
+        self._submodels = Submodels(variant, server.settings, server.input_shape, server.num_classes)
         self._model = self._submodels.build(self._submodels.plan.whole)
         self._levels: dict[str, int] = {}
         self._round = 0
-        self._mean = merging_of(server.settings, self._weights(), 0)
+        self._merging = self._new_merging(self.weights(), 0)
         self._asked: dict[str, tuple[int, SliceMap]] = {}
         self._log_levels()
 
@@ -45,8 +50,8 @@ class SubmodelServer:
     def begin(self, round: int, clients: Sequence[str], final: bool) -> dict[str, Outgoing]:
         """Send each client the submodel of its level."""
         self._round = round
-        weights = self._weights()
-        self._mean = merging_of(self._server.settings, weights, round)
+        weights = self.weights()
+        self._merging = self._new_merging(weights, round)
         self._asked = {}
         written: dict[int, Outgoing] = {}
         for client in clients:
@@ -71,7 +76,7 @@ class SubmodelServer:
 
     def finish(self, round: int) -> None:
         """Make the mean the network; what no client covered stays as it is."""
-        load_learned_state(self._model, self._mean.merged())
+        load_learned_state(self._model, self._merging.merged())
 
     def greet(self, hello: HelloReply) -> str:
         """Take note of a node's level, which holds for its name until it reports another."""
@@ -89,9 +94,9 @@ class SubmodelServer:
 
     # --- the network ---------------------------------------------------------------------------
 
-    def model(self) -> ExitNetwork:
-        """Return the whole network; its norms have no statistics."""
-        return self._model
+    def weights(self) -> dict[str, Tensor]:
+        """Return the whole network's weights on the CPU; its norms have no statistics."""
+        return {name: tensor.cpu() for name, tensor in learned_state(self._model).items()}
 
     def score(self, test: Samples) -> Score | None:
         """Score each level's submodel, at its last exit and by all its exits, and the exits of the whole.
@@ -104,7 +109,7 @@ class SubmodelServer:
         results: list[Evaluation] = []
         levels: list[dict[str, Any]] = []
         details: dict[str, Any] = {"levels": levels}
-        weights = self._weights()
+        weights = self.weights()
         for level, shape in plan.distinct():
             submodel = self._submodels.calibrated(level, self._round, weights, calibration).to(
                 self._server.device
@@ -140,13 +145,12 @@ class SubmodelServer:
             raise MessageError(f"level = {reply.level}: it was sent level {level}")
         by_examples = self._server.settings.scalefl.weighting == "examples"
         try:
-            self._mean.add(reply.weights, where, reply.trained_on if by_examples else 1)
+            self._merging.add(reply.weights, where, reply.trained_on if by_examples else 1, client)
         except ValueError as error:
             raise MessageError(f"level {level}: {error}") from error
 
-    def _weights(self) -> dict[str, Tensor]:
-        """Return the network's weights on the CPU; new adapters are where a base of earlier runs is."""
-        return {name: tensor.cpu() for name, tensor in learned_state(self._model).items()}
+    def _new_merging(self, weights: Mapping[str, Tensor], round: int) -> WeightAggregator:
+        return weight_aggregator(merging_of, weights, self._server.settings, round)
 
     def _log_levels(self) -> None:
         for level, shape in self._submodels.plan.distinct():

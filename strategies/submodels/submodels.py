@@ -24,7 +24,7 @@ from models.elastic.norms import CALIBRATION_BATCH
 from models.registry import require_inputs
 from protocol.randomness import derive_seed
 from protocol.settings import RunSettings
-from strategies.submodels.variants import VARIANTS, LevelPlan
+from strategies.submodels.variants import LevelPlan, Variant
 
 SERVER = "server"
 """The name under which the server draws a submodel of its own (Federated Dropout)."""
@@ -41,8 +41,10 @@ class Submodels:
 
     Parameters
     ----------
+    variant
+        Says how submodels are cut.
     settings
-        Of the run; its strategy says how submodels are cut.
+        Of the run.
     input_shape
         Shape of one input.
     num_classes
@@ -54,10 +56,12 @@ class Submodels:
         If the network has no such submodels, or reads other inputs.
     """
 
-    def __init__(self, settings: RunSettings, input_shape: tuple[int, ...], num_classes: int) -> None:
+    def __init__(
+        self, variant: Variant, settings: RunSettings, input_shape: tuple[int, ...], num_classes: int
+    ) -> None:
         require_inputs(settings.model, input_shape, settings)
-        self.plan = LevelPlan.of(settings, input_shape, num_classes)
-        self._policy = VARIANTS[settings.strategy].policy
+        self.plan = LevelPlan.of(variant, settings, input_shape, num_classes)
+        self._policy = variant.policy
         self._seed = settings.seed
         self._design = elastic_design(settings.model, settings)
         self._input_shape = input_shape

@@ -54,15 +54,27 @@ class LevelPlan:
     """By level, from the smallest; ``None`` for one that takes no part."""
 
     @classmethod
-    def of(cls, settings: RunSettings, input_shape: tuple[int, ...], num_classes: int) -> "LevelPlan":
-        """Plan the levels of a run's variant.
+    def of(
+        cls, variant: Variant, settings: RunSettings, input_shape: tuple[int, ...], num_classes: int
+    ) -> "LevelPlan":
+        """Plan the levels of a run.
+
+        Parameters
+        ----------
+        variant
+            Says what is cut, and who takes part.
+        settings
+            Of the run.
+        input_shape
+            Shape of one input.
+        num_classes
+            Width of the output.
 
         Raises
         ------
         SettingsError
             If the network has no such submodels.
         """
-        variant = VARIANTS[settings.strategy]
         design = elastic_design(settings.model, settings)
         shapes = plan_levels(settings.levels, design, input_shape, num_classes, variant.cut)
         match variant.devices:

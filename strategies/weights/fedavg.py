@@ -6,10 +6,15 @@ from flwr.app import RecordDict
 from torch import Tensor, nn
 
 from data import Samples
-from models import WeightedMean, corruption, count_parameters, learned_state, load_learned_state
+from learning.local import LossOfBatch
+from models import corruption, count_parameters, learned_state, load_learned_state
+from models.aggregation import Everywhere, WeightAggregator
 from protocol.errors import MessageError
-from protocol.messages import HelloReply, WeightsReply, WeightsRequest
-from strategies.method import ClientSide, Incoming, MethodState, Outgoing, Score, ServerSide
+from protocol.messages import HelloReply
+from strategies.aggregation import WholeMean, weight_aggregator
+from strategies.method import Exchanges, Incoming, Method, MethodState, Outgoing, Score
+from strategies.sides import ClientSide, ServerSide
+from strategies.weights.messages import WeightsReply, WeightsRequest
 
 _BYTES_PER_WEIGHT = 4
 
@@ -23,15 +28,14 @@ class FedAvgServer:
         self._server = server
         self._experiment = experiment
         self._model = server.new_model()
-        self._mean = WeightedMean(learned_state(self._model))
         self._round = 0
+        self._merging = self._new_merging(0)
 
     def begin(self, round: int, clients: Sequence[str], final: bool) -> dict[str, Outgoing]:
         """Send the global model to each client."""
-        weights = learned_state(self._model)
         self._round = round
-        self._mean = WeightedMean(weights)
-        content = WeightsRequest(self._experiment, round, weights).to_record()
+        self._merging = self._new_merging(round)
+        content = WeightsRequest(self._experiment, round, learned_state(self._model)).to_record()
         return {client: Outgoing(content, self._paper_bytes()) for client in clients}
 
     def accept(self, client: str, round: int, content: RecordDict) -> Incoming:
@@ -42,15 +46,14 @@ class FedAvgServer:
             raise MessageError(found)
         if round == self._round:
             try:
-                self._mean.add(reply.weights, reply.trained_on)
+                self._merging.add(reply.weights, Everywhere(reply.weights), reply.trained_on, client)
             except ValueError as error:
                 raise MessageError(str(error)) from error
         return Incoming(evaluation, self._paper_bytes())
 
     def finish(self, round: int) -> None:
         """Make the mean the global model; without any reply it stays as it is."""
-        if self._mean.total_weight:
-            load_learned_state(self._model, self._mean.mean())
+        load_learned_state(self._model, self._merging.merged())
 
     def greet(self, hello: HelloReply) -> str:
         """Nothing to note: every client gets the whole model."""
@@ -60,9 +63,9 @@ class FedAvgServer:
         """Ask anyone."""
         return list(clients)
 
-    def model(self) -> nn.Module:
-        """Return the global model."""
-        return self._model
+    def weights(self) -> Mapping[str, Tensor]:
+        """Return the global model's weights."""
+        return learned_state(self._model)
 
     def score(self, test: Samples) -> Score:
         """Score the global model."""
@@ -76,27 +79,40 @@ class FedAvgServer:
         """Take up the global model."""
         load_learned_state(self._model, weights)
 
+    def _new_merging(self, round: int) -> WeightAggregator:
+        weights = {name: tensor.cpu() for name, tensor in learned_state(self._model).items()}
+        return weight_aggregator(WholeMean, weights, self._server.settings, round)
+
     def _paper_bytes(self) -> int:
         return _BYTES_PER_WEIGHT * count_parameters(self._model)
 
 
 class FedAvgClient:
-    """The client half: scores the received model, trains it, sends it back; it remembers nothing."""
+    """The client half: scores the received model, trains it, sends it back; it remembers nothing.
+
+    A method that differs from FedAvg in what clients learn overrides `loss`.
+    """
 
     def __init__(self, client: ClientSide) -> None:
-        self._client = client
+        self.client = client
 
     def answer(self, content: RecordDict) -> RecordDict:
         """Evaluate the global model on the client's test part, then train it."""
         request = WeightsRequest.from_record(content)
-        model = self._client.new_model()
+        client, model = self.client, self.client.new_model()
         load_learned_state(model, request.weights)
-        before = self._client.evaluate(model)
-        self._client.train(model, request.round)
-        return WeightsReply(
-            **vars(before), trained_on=len(self._client.data.train), weights=learned_state(model)
-        ).to_record()
+        before = client.evaluate(model)
+        client.train(model, request.round, self.loss(model))
+        weights = client.to_send(learned_state(model), request.round, request.weights)
+        return WeightsReply(**vars(before), trained_on=len(client.data.train), weights=weights).to_record()
+
+    def loss(self, received: nn.Module) -> LossOfBatch | None:
+        """Return the loss of a batch, given the global model before it is trained; None: the run's own."""
+        return None
 
     def state_digests(self) -> list[bytes]:
         """Return nothing: no state outlives a round."""
         return []
+
+
+FEDAVG = Method("fedavg", Exchanges.WEIGHTS, FedAvgServer, FedAvgClient)

@@ -12,20 +12,25 @@ from simulation.run import grid_for, run_over
 QUICK: dict[str, Any] = {
     "num-rounds": 4,
     "train.epochs": 1,
-    "distillation.epochs": 1,
     "public.size": 120,
     "public.subset-size": 40,
-    "scarlet.cache-duration": 3,
     "round-timeout": 5.0,
     "wait-for-nodes": 5.0,
 }
 """Settings of a run that takes a second or two."""
+LABELS: dict[str, Any] = {"distillation.epochs": 1}
+"""More of them, for methods that share soft labels; others would refuse them as idle."""
+OF_STRATEGY: dict[str, dict[str, Any]] = {
+    "scarlet": {**LABELS, "scarlet.cache-duration": 3},
+    "dsfl": LABELS,
+}
 
 
 def settings(output: Path, **changes: Any) -> RunSettings:
     """Return quick settings with changes; keys may be written with ``__`` for a dot, ``_`` for a dash."""
     named = {key.replace("__", ".").replace("_", "-"): value for key, value in changes.items()}
-    return RunSettings.parse({**QUICK, "output-dir": str(output), **named})
+    own = OF_STRATEGY.get(named.get("strategy", "scarlet"), {})
+    return RunSettings.parse({**QUICK, **own, "output-dir": str(output), **named})
 
 
 def run_quickly(output: Path, nodes: int = 3, faults: Faults = no_faults, **changes: Any) -> RunFolder:

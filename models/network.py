@@ -1,0 +1,116 @@
+"""What there is to know of a network or an estimator before it is made."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import nn
+
+from models.elastic.network import ElasticDesign
+from protocol.settings import RunSettings
+
+InputKind = Literal["images", "numbers", "texts", "arrays"]
+"""Pixels (channels, height, width), a table's row (features,), tokens (length, vocabulary), other tensors."""
+
+ANYTHING: frozenset[InputKind] = frozenset({"images", "numbers", "texts", "arrays"})
+
+NetworkBuilder = Callable[[tuple[int, ...], int, RunSettings], nn.Module]
+"""Builds a network for inputs of a shape and a number of classes, with random weights."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """A kind of network.
+
+    Parameters
+    ----------
+    name
+        As the settings have it.
+    reads
+        The kinds of inputs that it takes.
+    build
+        Builds it with random weights; of an elastic one the whole, without early exits.
+    design
+        Of an elastic network: finds its design under a run's settings. None: it has no submodels.
+    settings
+        The tables of settings, or single keys, that it reads beside those of every run.
+    pretrained
+        Whether its own builder reads the checkpoint that ``pretrained`` names; into any other network the
+        weights are put after it is built.
+    generates_text
+        Whether it can answer a question in free text.
+    tried
+        Whether a batch was sent through it for every kind of input it reads, by our tests.
+    """
+
+    name: str
+    reads: frozenset[InputKind]
+    build: NetworkBuilder
+    design: Callable[[RunSettings], ElasticDesign] | None = None
+    settings: tuple[str, ...] = ()
+    pretrained: bool = False
+    generates_text: bool = False
+    tried: bool = False
+
+    @property
+    def is_elastic(self) -> bool:
+        """Whether it has submodels."""
+        return self.design is not None
+
+
+@dataclass(frozen=True)
+class Estimator:
+    """A kind of learner that is no network: it has ``fit`` and ``predict_proba``, as scikit-learn has them.
+
+    Parameters
+    ----------
+    name
+        As the settings have it.
+    make
+        Makes one that has learned nothing, given a seed.
+    dump
+        Writes a fitted one as bytes, without pickle.
+    load
+        Reads it back.
+    """
+
+    name: str
+    make: Callable[[int], Any]
+    dump: Callable[[Any], bytes]
+    load: Callable[[bytes], Any]
+
+
+def elastic(
+    name: str,
+    design: Callable[[RunSettings], ElasticDesign],
+    reads: InputKind = "images",
+    settings: tuple[str, ...] = (),
+    pretrained: bool = False,
+    generates_text: bool = False,
+) -> Network:
+    """Return an elastic network, which reads the table ``levels`` too.
+
+    Parameters
+    ----------
+    name
+        As the settings have it.
+    design
+        Finds its design under a run's settings.
+    reads, settings, pretrained, generates_text
+        See `Network`.
+    """
+
+    def build(input_shape: tuple[int, ...], num_classes: int, run: RunSettings) -> nn.Module:
+        found = design(run)
+        return found.build(input_shape, num_classes, found.whole())
+
+    return Network(
+        name,
+        frozenset({reads}),
+        build,
+        design,
+        ("levels", *settings),
+        pretrained,
+        generates_text,
+        tried=True,
+    )

@@ -1,0 +1,272 @@
+"""What a setting may name: a thing of ours, a user's own by reference, or one of a library's public registry.
+
+- ``scarlet``: ours, by a plain name.
+- ``custom.fedprox:FEDPROX``: an attribute of a module in the user's folder ``custom/``.
+- ``torchvision:mobilenet_v3_small``: a name in the registry of one of a few libraries.
+
+A setting can make a node import nothing else, whatever is installed there: a run's settings come from whoever
+may start a run.
+"""
+
+import importlib
+import importlib.util
+import inspect
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Generic, TypeVar
+
+from protocol.errors import MotleyError, SettingsError
+from protocol.tables import Table
+
+T = TypeVar("T")
+
+CUSTOM = "custom"
+"""The folder of the user's own code, beside ours in the bundle that nodes receive."""
+
+_OURS = Path(__file__).parents[1]
+_PLAIN = re.compile(r"[a-z0-9][a-z0-9-]*")
+_REFERENCE = re.compile(r"(?P<package>[A-Za-z_]\w*)(?P<rest>(\.[A-Za-z_]\w*)*):(?P<attribute>[A-Za-z_]\w*)")
+_LIBRARY = re.compile(r"(?P<library>[a-z]+):(?P<name>\S.*)")
+
+LIBRARIES = ("torchvision", "timm", "transformers", "sklearn", "xgboost")
+"""The libraries of which models may be named."""
+
+PACKAGES = ("client_app", "data", "learning", "models", "protocol", "server_app", "strategies")
+"""Our own packages, as the bundle has them."""
+
+_open_packages: dict[str, Path] = {CUSTOM: _OURS} if (_OURS / "pyproject.toml").is_file() else {}
+"""The packages in which references resolve, and the folder each must lie in; where ours are installed as a
+library there is no ``custom`` beside them."""
+
+
+def open_package(name: str) -> None:
+    """Let references resolve in the package of another Flower project, which composes our apps.
+
+    Raises
+    ------
+    SettingsError
+        If there is no such package.
+    """
+    spec = importlib.util.find_spec(name)
+    if spec is None or spec.origin is None:
+        raise SettingsError(f"package {name!r}: there is none on the path with an __init__.py")
+    _open_packages[name] = Path(spec.origin).parents[1]
+
+
+def open_packages() -> tuple[str, ...]:
+    """Return the names of the packages in which references resolve."""
+    return tuple(sorted(_open_packages))
+
+
+def is_reference(name: str) -> bool:
+    """Tell whether a name is a reference into a user's package."""
+    match = _REFERENCE.fullmatch(name)
+    return match is not None and match["package"] in _open_packages
+
+
+def library_of(name: str) -> tuple[str, str] | None:
+    """Split ``"torchvision:resnet18"`` into library and name; None for any other name."""
+    match = _LIBRARY.fullmatch(name)
+    if match is None or match["library"] not in LIBRARIES:
+        return None
+    return match["library"], match["name"]
+
+
+def check_name(name: str, libraries: bool = False) -> str:
+    """Return a name that can be one of a thing; nothing is looked up or imported.
+
+    Parameters
+    ----------
+    name
+        As a setting has it.
+    libraries
+        Whether it may be one of a library's.
+
+    Raises
+    ------
+    ValueError
+        Saying what a name may look like.
+    """
+    if _PLAIN.fullmatch(name) or is_reference(name) or (libraries and library_of(name)):
+        return name
+    packages = " or ".join(f"{package}.module:attribute" for package in open_packages())
+    of_library = f", or one of a library: {', '.join(f'{library}:…' for library in LIBRARIES)}"
+    raise ValueError(f"must be a plain name, a reference {packages}{of_library if libraries else ''}")
+
+
+def resolve(setting: str, reference: str) -> object:
+    """Return the attribute that a reference names.
+
+    Parameters
+    ----------
+    setting
+        The setting's key, for messages.
+    reference
+        ``package.module:attribute``, where the package is open.
+
+    Raises
+    ------
+    SettingsError
+        If the package is not open or lies elsewhere than the app, or module or attribute do not exist or
+        cannot be imported: naming module, attribute and what there is.
+    """
+    if not is_reference(reference):
+        allowed = ", ".join(f"{package}.…" for package in open_packages())
+        raise SettingsError(f'{setting} = "{reference}": references resolve in {allowed} only')
+    place, _, name = reference.partition(":")
+    module = _module(setting, reference, place)
+    found = getattr(module, name, None)
+    if found is None or isinstance(found, ModuleType) or not _is_of_a_bundle(found):
+        raise SettingsError(
+            f'{setting} = "{reference}": module {place} defines no {name}; it defines {_defined(module)}'
+        )
+    return found
+
+
+def tables_beside(reference: str) -> tuple[type[Table], ...]:
+    """Return the classes that a reference's module defines and that have a ``place`` in the settings."""
+    module = sys.modules.get(reference.partition(":")[0])
+    if module is None:
+        return ()
+    return tuple(
+        kind
+        for kind in vars(module).values()
+        if inspect.isclass(kind)
+        and issubclass(kind, Table)
+        and kind.__module__ == module.__name__
+        and kind.place
+    )
+
+
+class Registry(Generic[T]):
+    """The things of one kind that a setting can name.
+
+    Parameters
+    ----------
+    setting
+        The key that names one, for messages.
+    own
+        Ours, by plain name.
+    accept
+        Makes a thing of this kind of what a reference names, given the reference too; raises ``TypeError``
+        that says what it must be.
+    libraries
+        By library: finds the thing of a name in its registry, or raises ``SettingsError``.
+    """
+
+    def __init__(
+        self,
+        setting: str,
+        own: Mapping[str, T],
+        accept: Callable[[object, str], T],
+        libraries: Mapping[str, Callable[[str, str], T]] | None = None,
+    ) -> None:
+        self.setting = setting
+        self.own = own
+        self._accept = accept
+        self._libraries = libraries or {}
+        self._find = cache(self._found)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.own)
+
+    def find(self, name: str, setting: str = "") -> T:
+        """Return the thing of a name, once looked up the same for ever.
+
+        Parameters
+        ----------
+        name
+            Plain, a reference, or a library's.
+        setting
+            The key that names it, if it is another than usual.
+
+        Raises
+        ------
+        SettingsError
+            If there is no such thing, or it is of another kind.
+        """
+        return self._find(name, setting or self.setting)
+
+    def _found(self, name: str, setting: str) -> T:
+        if name in self.own:
+            return self.own[name]
+        if (library := library_of(name)) is not None and library[0] in self._libraries:
+            return self._libraries[library[0]](library[1], setting)
+        if ":" not in name:
+            raise SettingsError(f'{setting} = "{name}": must be {self.allowed()}')
+        found = resolve(setting, name)
+        try:
+            return self._accept(found, name)
+        except TypeError as error:
+            raise SettingsError(f'{setting} = "{name}": {error}') from error
+
+    def allowed(self) -> str:
+        """Say what may be named."""
+        libraries = "".join(f", {library}:…" for library in self._libraries)
+        packages = "".join(f", {package}.module:attribute" for package in open_packages())
+        return f"one of {', '.join(self.own)}{libraries}{packages}"
+
+
+def _module(setting: str, reference: str, place: str) -> ModuleType:
+    """Import a module of an open package, and nothing that only has its name."""
+    package = place.split(".", maxsplit=1)[0]
+    try:
+        spec = importlib.util.find_spec(package)
+        if spec is None or spec.origin is None:
+            raise SettingsError(
+                f'{setting} = "{reference}": there is no package {package} with an __init__.py beside the app'
+            )
+        if Path(spec.origin).parents[1] != _open_packages[package]:
+            raise SettingsError(
+                f'{setting} = "{reference}": package {package} lies in {Path(spec.origin).parents[1]}, not '
+                "beside the app: it did not come with this run"
+            )
+        return importlib.import_module(place)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{place}.".startswith(f"{error.name}."):
+            raise SettingsError(f'{setting} = "{reference}": module {place} imports {error}') from error
+        raise SettingsError(
+            f'{setting} = "{reference}": there is no module {error.name}; {package} has '
+            f"{', '.join(_modules(package)) or 'none'}"
+        ) from error
+    except MotleyError:
+        raise
+    except Exception as error:  # a user's module may raise anything as it is imported
+        raise SettingsError(
+            f'{setting} = "{reference}": module {place} cannot be imported: {type(error).__name__}: {error}'
+        ) from error
+
+
+def _modules(package: str) -> list[str]:
+    folder = _open_packages[package] / package
+    return sorted(
+        ".".join(file.relative_to(folder.parent).with_suffix("").parts)
+        for file in folder.rglob("*.py")
+        if file.name != "__init__.py"
+    )
+
+
+def _is_of_a_bundle(thing: object) -> bool:
+    """Tell whether a function or class, or an object's class, comes with the run and not from a library."""
+    module = getattr(thing, "__module__", None) or type(thing).__module__
+    return module.split(".")[0] in (*PACKAGES, *_open_packages)
+
+
+def _defined(module: ModuleType) -> str:
+    names = [
+        name
+        for name, value in vars(module).items()
+        if not name.startswith("_") and not isinstance(value, ModuleType) and _is_own(value, module)
+    ]
+    return ", ".join(sorted(names)) or "nothing"
+
+
+def _is_own(value: object, module: ModuleType) -> bool:
+    """Tell whether a module's attribute was made there, not imported from elsewhere."""
+    if inspect.isclass(value) or inspect.isfunction(value):
+        return value.__module__ == module.__name__
+    return _is_of_a_bundle(value)

@@ -1,0 +1,176 @@
+"""What the two halves of a method work with: settings, data, a model, and how it is trained and scored."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from data import ClientData, Inputs, PublicPool, Samples
+from learning.estimator_learner import EstimatorLearner
+from learning.learner import Learner, TorchLearner
+from learning.local import LossOfBatch, train_locally
+from learning.metrics import Metric, metric_of
+from learning.precision import Arithmetic
+from learning.training import evaluate
+from learning.uplink import transformed
+from models import build_elastic, build_model, elastic_design
+from models.network import Estimator
+from models.registry import model_of, require_inputs
+from protocol.errors import SettingsError
+from protocol.messages import Evaluation
+from protocol.randomness import derive_seed, torch_generator
+from protocol.settings import RunSettings
+from strategies.levels import level_shape, plan_levels
+from strategies.state import ClientState, StateStore
+
+SERVER = "server"
+"""The server's name among the parties, from which its random draws follow."""
+
+
+@dataclass(frozen=True)
+class ServerSide:
+    """What the server half of a method works with."""
+
+    settings: RunSettings
+    pool: PublicPool
+    input_shape: tuple[int, ...]
+    num_classes: int
+    device: torch.device
+    calibration: Inputs | None = None
+    """Inputs on which norms are calibrated before a submodel is scored; None: there are none."""
+
+    def __post_init__(self) -> None:
+        """Refuse what no round can be played with."""
+        _ = self.arithmetic
+        augmentation = self.settings.train.augmentation
+        if augmentation != "none" and len(self.input_shape) != 3:
+            raise SettingsError(
+                f'train.augmentation = "{augmentation}": changes images, but the data are none; '
+                'allowed is "none"'
+            )
+
+    @property
+    def arithmetic(self) -> Arithmetic:
+        """How networks compute here."""
+        return Arithmetic(self.settings.precision, self.device)
+
+    @property
+    def metric(self) -> Metric | None:
+        """The figure beside accuracy and loss."""
+        return metric_of(self.settings.data.metric)
+
+    def new_model(self) -> nn.Module:
+        """Build the server's network with the initial weights that belong to the run's seed."""
+        seed = derive_seed(self.settings.seed, "model", client=SERVER)
+        model = build_model(self.settings.model, self.input_shape, self.num_classes, seed, self.settings)
+        return model.to(self.device)
+
+    def new_learner(self) -> Learner:
+        """Return the server's network, or an estimator, ready to learn from soft labels."""
+        found = model_of(self.settings.model)
+        if isinstance(found, Estimator):
+            return EstimatorLearner(found, self.settings, SERVER, self.num_classes)
+        return TorchLearner(self.new_model(), self.settings, SERVER, self.arithmetic)
+
+    def evaluate(self, model: nn.Module, test: Samples) -> Evaluation:
+        """Score a network on held-out samples."""
+        return evaluate(model, test, self.metric, self.arithmetic)
+
+
+@dataclass(frozen=True)
+class ClientSide:
+    """What the client half of a method works with."""
+
+    settings: RunSettings
+    name: str
+    model_name: str
+    data: ClientData
+    pool: PublicPool
+    store: StateStore
+    device: torch.device
+    level: int | None = None
+    """The level of its elastic network; None with other networks."""
+
+    def __post_init__(self) -> None:
+        """Refuse a precision that the device does not compute in, before anything is trained."""
+        _ = self.arithmetic
+
+    @property
+    def arithmetic(self) -> Arithmetic:
+        """How networks compute here."""
+        return Arithmetic(self.settings.precision, self.device)
+
+    @property
+    def architecture(self) -> str:
+        """The network's name, with the level if it has one: what a kept state must be of."""
+        return self.model_name if self.level is None else f"{self.model_name} level {self.level}"
+
+    def new_model(self) -> nn.Module:
+        """Build this client's network with the initial weights that belong to its name.
+
+        Of an elastic network that is the submodel of the client's level, with its exits.
+        """
+        seed = derive_seed(self.settings.seed, "model", client=self.name)
+        input_shape, classes = self.data.train.input_shape, self.data.num_classes
+        if self.level is None:
+            return build_model(self.model_name, input_shape, classes, seed, self.settings).to(self.device)
+        require_inputs(self.model_name, input_shape, self.settings)
+        design = elastic_design(self.model_name, self.settings)
+        levels = plan_levels(self.settings.levels, design, input_shape, classes)
+        model = build_elastic(design, input_shape, classes, seed, level_shape(levels, self.level))
+        return model.to(self.device)
+
+    def new_learner(self) -> Learner:
+        """Return this client's network or estimator, ready to learn."""
+        found = model_of(self.model_name)
+        if isinstance(found, Estimator):
+            return EstimatorLearner(found, self.settings, self.name, self.data.num_classes)
+        return TorchLearner(self.new_model(), self.settings, self.name, self.arithmetic)
+
+    def learner_after(self, state: ClientState | None) -> Learner:
+        """Return this client's learner with what a state holds, or new if there is none.
+
+        Raises
+        ------
+        SettingsError
+            If the state is of another network or estimator than the node trains now.
+        """
+        learner = self.new_learner()
+        if state is None:
+            return learner
+        if state.model != self.architecture:
+            raise SettingsError(
+                f"model = {self.architecture!r}: client {self.name!r} has trained {state.model!r} in this "
+                "experiment; set it back, or give the node another client-name"
+            )
+        learner.load(state.weights)
+        return learner
+
+    def train(self, model: nn.Module, round: int, loss: LossOfBatch | None = None) -> None:
+        """Train a network in place on this client's own training part."""
+        train_locally(model, self.data.train, self.settings, self.name, round, self.arithmetic, loss)
+
+    def evaluate(self, model: nn.Module) -> Evaluation:
+        """Score a network on this client's own test part."""
+        return evaluate(model, self.data.test, metric_of(self.settings.data.metric), self.arithmetic)
+
+    def to_send(
+        self, tensors: Mapping[str, Tensor], round: int, received: Mapping[str, Tensor] | None = None
+    ) -> Mapping[str, Tensor]:
+        """Return trained weights or predictions as they are sent: after the run's ``uplink`` transforms.
+
+        Parameters
+        ----------
+        tensors
+            Weights by name, or predictions under the name ``labels``.
+        round
+            From 1.
+        received
+            The weights that the round began with, if weights are sent.
+        """
+        return transformed(tensors, received or {}, self.name, round, self.settings)
+
+    def generator(self, purpose: str, round: int) -> torch.Generator:
+        """Return the generator of one purpose of this client in one round."""
+        return torch_generator(self.settings.seed, purpose, round, self.name)

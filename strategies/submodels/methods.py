@@ -1,0 +1,31 @@
+"""ScaleFL and its relatives as methods: each is its row of ``variants.py``."""
+
+from dataclasses import dataclass
+from functools import partial
+
+from strategies.method import Exchanges, Method
+from strategies.submodels.client import SubmodelClient
+from strategies.submodels.server import SubmodelServer
+from strategies.submodels.variants import VARIANTS, Variant
+
+
+@dataclass(frozen=True)
+class SubmodelMethod(Method):
+    """A method whose clients train submodels, as its variant says."""
+
+    variant: Variant = VARIANTS["scalefl"]
+
+
+def submodel_method(name: str, variant: Variant) -> SubmodelMethod:
+    """Return the method of a variant."""
+    return SubmodelMethod(
+        name,
+        Exchanges.SUBMODELS,
+        partial(SubmodelServer, variant),
+        partial(SubmodelClient, variant),
+        ("scalefl", "lora.merge"),
+        variant,
+    )
+
+
+SUBMODEL_METHODS = {name: submodel_method(name, variant) for name, variant in VARIANTS.items()}
