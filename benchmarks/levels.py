@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 from models import elastic_design
 from models.elastic import Cut, Shape, cost_of
-from models.registry import ELASTIC_DESIGNS
+from models.registry import elastic_names
 from protocol.settings import LevelsSettings
 from strategies.levels import plan_levels
 
@@ -45,7 +45,7 @@ def _shape(shape: Shape) -> str:
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("model", choices=ELASTIC_DESIGNS)
+    parser.add_argument("model", choices=elastic_names())
     parser.add_argument("--image", type=int, nargs=3, default=(3, 32, 32), help="channels, height, width")
     parser.add_argument("--classes", type=int, default=10)
     arguments = parser.parse_args()

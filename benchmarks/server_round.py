@@ -20,10 +20,10 @@ import strategies.soft_labels.server as scarlet
 from data import PublicPool
 from data.inputs import TensorInputs
 from protocol.encodings import encode_indices, encode_labels
-from protocol.messages import SoftLabelReply, SoftLabelRequest
 from protocol.settings import RunSettings
-from strategies import server_method
-from strategies.method import ServerSide
+from strategies import method_of
+from strategies.sides import ServerSide
+from strategies.soft_labels.messages import SoftLabelReply, SoftLabelRequest
 from strategies.soft_labels.server import SoftLabelServer
 
 CLIENTS, POOL, SUBSET = 100, 10_000, 1_000
@@ -46,7 +46,7 @@ def build(method: str, classes: int) -> SoftLabelServer:
     inputs = torch.rand(POOL, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     pool = PublicPool(TensorInputs(inputs), "of random images")
     side = ServerSide(settings, pool, pool.inputs.shape, classes, torch.device("cpu"))
-    server = server_method(side, "benchmark")
+    server = method_of(side.settings).server(side, "benchmark")
     assert isinstance(server, SoftLabelServer)
     return server
 

@@ -29,6 +29,7 @@ class IndividualServer:
     final_exchange = False
 
     def __init__(self, server: ServerSide, experiment: str) -> None:
+        self._server = server
         self._experiment = experiment
 
     def begin(self, round: int, clients: Sequence[str], final: bool) -> dict[str, Outgoing]:
@@ -38,7 +39,7 @@ class IndividualServer:
 
     def accept(self, client: str, round: int, content: RecordDict) -> Incoming:
         """Take a client's figures."""
-        return Incoming(LocalReply.from_record(content).evaluation, paper_up=0)
+        return Incoming(self._server.evaluation_of(LocalReply.from_record(content)), paper_up=0)
 
     def finish(self, round: int) -> None:
         """Nothing to aggregate."""

@@ -17,8 +17,8 @@ from learning.uplink import transformed
 from models import build_elastic, build_model, elastic_design
 from models.network import Estimator
 from models.registry import model_of, require_inputs
-from protocol.errors import SettingsError
-from protocol.messages import Evaluation
+from protocol.errors import MessageError, SettingsError
+from protocol.messages import EvaluatedReply, Evaluation
 from protocol.randomness import derive_seed, torch_generator
 from protocol.settings import RunSettings
 from strategies.levels import level_shape, plan_levels
@@ -76,6 +76,14 @@ class ServerSide:
     def evaluate(self, model: nn.Module, test: Samples) -> Evaluation:
         """Score a network on held-out samples."""
         return evaluate(model, test, self.metric, self.arithmetic)
+
+    def evaluation_of(self, reply: EvaluatedReply) -> Evaluation:
+        """Return a client's figures; raise ``MessageError`` if one is impossible."""
+        evaluation, metric = reply.evaluation, self.metric
+        if metric is not None and evaluation.metric is not None and not metric.allows(evaluation.metric):
+            low, high = metric.bounds
+            raise MessageError(f"metric = {evaluation.metric}: {metric.title} is from {low:g} to {high:g}")
+        return evaluation
 
 
 @dataclass(frozen=True)

@@ -100,7 +100,7 @@ class SoftLabelServer:
     def accept(self, client: str, round: int, content: RecordDict) -> Incoming:
         """Check a reply as a whole, then keep its predictions and its acknowledgement."""
         reply = SoftLabelReply.from_record(content)
-        evaluation = reply.evaluation
+        evaluation = self._server.evaluation_of(reply)
         predictions = self._check(client, reply) if self._plan and round == self._plan.round else None
         if predictions is not None:
             self._predictions[client] = predictions

@@ -67,7 +67,7 @@ class SubmodelServer:
     def accept(self, client: str, round: int, content: RecordDict) -> Incoming:
         """Add a client's submodel to the running mean."""
         reply = SliceReply.from_record(content)
-        evaluation = reply.evaluation
+        evaluation = self._server.evaluation_of(reply)
         if found := corruption(reply.weights):
             raise MessageError(found)
         if round == self._round:

@@ -41,7 +41,7 @@ class FedAvgServer:
     def accept(self, client: str, round: int, content: RecordDict) -> Incoming:
         """Add a client's weights to the running mean."""
         reply = WeightsReply.from_record(content)
-        evaluation = reply.evaluation
+        evaluation = self._server.evaluation_of(reply)
         if found := corruption(reply.weights):
             raise MessageError(found)
         if round == self._round:

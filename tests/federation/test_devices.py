@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from learning import training
 from models import load_weights
 from protocol.errors import SettingsError
 from server_app.run_folder import RunFolder
 from simulation.run import grid_for, run_over
-from strategies import training
 from tests.support.federation import run_quickly, settings
 
 

@@ -12,13 +12,15 @@ import torch
 from flwr.app import Message
 
 from models import load_weights
-from protocol.encodings import encode_indices, encode_labels
+from protocol.encodings import encode_indices
 from protocol.ledger import wire_bytes
-from protocol.messages import HELLO, SoftLabelReply, WeightsReply
+from protocol.messages import HELLO
 from server_app.run_folder import RunFolder
 from simulation.grid import Delivery, InProcessGrid, is_train
 from simulation.run import grid_for, run_over
 from strategies.soft_labels.client import SoftLabelClient
+from strategies.soft_labels.messages import SoftLabelReply
+from strategies.weights.messages import WeightsReply
 from tests.support.faults import (
     Fault,
     by_round,
@@ -35,6 +37,7 @@ from tests.support.faults import (
     without,
 )
 from tests.support.federation import run_quickly, settings, without_times
+from tests.support.labels import encode_labels
 from tests.support.witness import Witness
 
 CLASSES = 10

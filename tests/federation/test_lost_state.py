@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from protocol.messages import SoftLabelReply, SoftLabelRequest
 from simulation.grid import InProcessGrid, read_reply
 from simulation.run import grid_for, run_over
+from strategies.soft_labels.messages import SoftLabelReply, SoftLabelRequest
 from tests.support.faults import by_round, then
 from tests.support.federation import settings
 

@@ -15,11 +15,12 @@ import client_app.node
 from data import load_public_pool
 from protocol.digests import code_digest
 from protocol.errors import FederationError, MotleyError
-from protocol.messages import HELLO, TRAIN, SoftLabelReply, SoftLabelRequest
+from protocol.messages import HELLO, TRAIN
 from server_app.run_folder import RunFolder
 from simulation.clock import SimulatedClock
 from simulation.grid import Delivery, InProcessGrid, read_reply
 from simulation.run import grid_for, run_over
+from strategies.soft_labels.messages import SoftLabelReply, SoftLabelRequest
 from strategies.soft_labels.positions import Positions
 from tests.support.faults import Fault, by_round, dropped, failing, late_by, then
 from tests.support.federation import settings

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 
 from protocol.errors import FederationError
-from protocol.messages import SoftLabelReply, SoftLabelRequest
 from server_app.checkpoint import CheckpointStore
 from server_app.run_folder import RunFolder
 from simulation.grid import InProcessGrid, is_train, read_reply
 from simulation.run import grid_for, run_over
+from strategies.soft_labels.messages import SoftLabelReply, SoftLabelRequest
 from tests.support.faults import by_round, dropped, failing
 from tests.support.federation import run_quickly, settings, without_times
 

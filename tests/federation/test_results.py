@@ -14,11 +14,11 @@ from data import load_client_data, load_server_test
 from learning.training import evaluate
 from models import build_model, load_weights
 from protocol.ledger import wire_bytes
-from protocol.messages import SoftLabelReply, SoftLabelRequest
 from protocol.settings import RunSettings
 from server_app.run_folder import RunFolder
 from simulation.grid import InProcessGrid, is_train, read_reply
 from simulation.run import grid_for, run_over
+from strategies.soft_labels.messages import SoftLabelReply, SoftLabelRequest
 from tests.support.faults import by_round, dropped
 from tests.support.federation import run_quickly, settings, without_times
 

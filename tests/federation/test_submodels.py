@@ -11,16 +11,17 @@ from torch import Tensor
 
 from models import load_weights
 from models.elastic import Shape
-from protocol.messages import SliceReply, SliceRequest
 from protocol.settings import RunSettings
-from protocol.values import SUBMODEL_STRATEGIES
 from server_app.checkpoint import CheckpointStore
 from server_app.run_folder import RunFolder
 from simulation.grid import FIRST_NODE, InProcessGrid, is_train, read_reply
 from simulation.run import grid_for, run_over
 from strategies.levels import deal_levels
 from strategies.submodels.evaluation import THRESHOLDS
+from strategies.submodels.messages import SliceReply, SliceRequest
 from strategies.submodels.submodels import Submodels
+from strategies.submodels.variants import VARIANTS
+from tests.support.elastic import submodels_of
 from tests.support.faults import by_round, dropped, late_by, then
 from tests.support.federation import run_quickly, settings
 
@@ -58,7 +59,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
 # --- every strategy ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("strategy", sorted(SUBMODEL_STRATEGIES))
+@pytest.mark.parametrize("strategy", sorted(VARIANTS))
 def test_every_strategy_learns_the_digits(strategy: str, runs: Runs) -> None:
     _, folder = runs(strategy)
     lines = folder.rounds()
@@ -68,7 +69,7 @@ def test_every_strategy_learns_the_digits(strategy: str, runs: Runs) -> None:
     assert lines[-1]["clients"]["accuracy"] > lines[0]["clients"]["accuracy"] + 0.1
 
 
-@pytest.mark.parametrize("strategy", sorted(SUBMODEL_STRATEGIES))
+@pytest.mark.parametrize("strategy", sorted(VARIANTS))
 def test_a_line_tells_every_levels_figures(strategy: str, runs: Runs) -> None:
     _, folder = runs(strategy)
     trained = {"fedavg-smallest": [1], "fedavg-largest": [4]}
@@ -87,7 +88,7 @@ def test_a_line_tells_every_levels_figures(strategy: str, runs: Runs) -> None:
         assert line["server"]["accuracy"] == pytest.approx(mean)
 
 
-@pytest.mark.parametrize("strategy", sorted(SUBMODEL_STRATEGIES))
+@pytest.mark.parametrize("strategy", sorted(VARIANTS))
 def test_a_network_with_exits_tells_their_figures_too(strategy: str, runs: Runs) -> None:
     _, folder = runs(strategy)
     details = {"exits", "ensemble", "early_exit"}
@@ -137,7 +138,7 @@ def test_a_smaller_level_costs_fewer_bytes(runs: Runs) -> None:
 
 
 def submodels(strategy: str) -> Submodels:
-    return Submodels(RunSettings.parse({"strategy": strategy, "model": "elastic-cnn"}), IMAGES, CLASSES)
+    return submodels_of(RunSettings.parse({"strategy": strategy, "model": "elastic-cnn"}), IMAGES, CLASSES)
 
 
 # --- evaluation --------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from data.federation import load_public_pool, load_shared
 from data.tokenisers import found_on, read
-from protocol.values import SUBMODEL_STRATEGIES
+from strategies.submodels.variants import VARIANTS
 from tests.support.federation import run_quickly, settings
 
 WORDS = {"0": ("awful", "boring", "dull"), "1": ("lovely", "bright", "great")}
@@ -24,9 +24,7 @@ def reviews(tmp_path_factory):
     return str(path)
 
 
-@pytest.mark.parametrize(
-    "strategy", ["scarlet", "dsfl", "fedavg", "individual", *sorted(SUBMODEL_STRATEGIES)]
-)
+@pytest.mark.parametrize("strategy", ["scarlet", "dsfl", "fedavg", "individual", *sorted(VARIANTS)])
 def test_every_method_learns_from_texts(strategy, reviews, tmp_path):
     folder = run_quickly(
         tmp_path,
@@ -51,7 +49,7 @@ def test_every_method_learns_from_texts(strategy, reviews, tmp_path):
     assert len(lines) == 2
     assert all(not line["nodes"]["failed"] for line in lines)
     assert 0 <= lines[-1]["clients"]["accuracy"] <= 1
-    if strategy in SUBMODEL_STRATEGIES:
+    if strategy in VARIANTS:
         assert all(0 <= level["accuracy"] <= 1 for level in lines[-1]["levels"])
 
 

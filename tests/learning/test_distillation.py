@@ -1,4 +1,3 @@
-import numpy as np
 import torch
 
 from data.inputs import TensorInputs
@@ -35,7 +34,7 @@ def test_distillation_moves_the_network_towards_the_labels_of_the_samples_named(
     pool, network = public_pool(settings), linear_network(0)
     indices, labels = torch.tensor([6, 1]), torch.tensor([[0.7, 0.2, 0.1], [0.1, 0.1, 0.8]])
 
-    distil(network, pool, indices.numpy(), labels, settings.distillation, torch.Generator().manual_seed(0))
+    distil(network, pool.inputs.take(indices), labels, settings, torch.Generator().manual_seed(0))
 
     torch.testing.assert_close(predict(network, pool.inputs.take(indices)), labels, atol=0.02, rtol=0)
 
@@ -49,8 +48,9 @@ def test_the_pool_is_read_a_batch_at_a_time(monkeypatch):
     )
 
     labels, generator = torch.full((7, 3), 1 / 3), torch.Generator().manual_seed(0)
-    pool, rows = public_pool(settings), np.arange(7)
-    distil(linear_network(0), pool, rows, labels, settings.distillation, generator)
+    inputs = public_pool(settings).inputs.take(torch.arange(7))
+    asked.clear()
+    distil(linear_network(0), inputs, labels, settings, generator)
 
     assert asked == [3, 4]
 
@@ -61,10 +61,9 @@ def test_distillation_on_no_label_leaves_the_network_as_it_is():
 
     distil(
         network,
-        public_pool(settings),
-        nothing.numpy(),
+        public_pool(settings).inputs.take(nothing),
         torch.zeros(0, 3),
-        settings.distillation,
+        settings,
         torch.Generator(),
     )
 

@@ -1,6 +1,7 @@
 import torch
 
-from learning.local import cross_entropy
+from learning.local import loss_of_batch
+from learning.optimizers import optimizer_maker
 from learning.training import fit
 from tests.strategies.sides import assert_same_weights, client_side, linear_network, tiny_settings
 
@@ -25,12 +26,17 @@ def test_local_training_lowers_the_loss_on_the_clients_own_samples(tmp_path):
 
 def test_local_training_takes_its_settings_from_the_table_train(tmp_path, monkeypatch):
     calls = []
-    monkeypatch.setattr("learning.local.fit", lambda *values: calls.append(values) or fit(*values))
+    monkeypatch.setattr("learning.local.fit", lambda *values: calls.append(values[2:4]) or fit(*values))
+    monkeypatch.setattr(
+        "learning.local.optimizer_maker",
+        lambda name, options, settings: calls.append(options) or optimizer_maker(name, options, settings),
+    )
 
     trained(tmp_path, train__momentum=0.5, train__weight_decay=0.25, train__epochs=2)
 
-    ((_, _, samples, table, _, momentum, weight_decay, *_),) = calls
-    assert (samples, table.epochs, momentum, weight_decay) == (9, 2, 0.5, 0.25)
+    options, (samples, table) = calls
+    assert (samples, table.epochs) == (9, 2)
+    assert (options.momentum, options.weight_decay) == (0.5, 0.25)
 
 
 def test_the_learning_rate_is_that_of_the_round(tmp_path):
@@ -60,7 +66,7 @@ def test_a_step_done_again_for_lack_of_memory_is_of_the_same_augmented_batch(tmp
     def loss_in_little_memory(model, inputs, targets):
         if len(inputs) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        return cross_entropy(model, inputs, targets)
+        return loss_of_batch(client.settings)(model, inputs, targets)
 
     client.train(whole, 1)
     client.train(short, 1, loss_in_little_memory)

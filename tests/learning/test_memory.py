@@ -12,17 +12,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from data import PublicPool, augment
+from data import augment
 from learning.distillation import distil
 from learning.memory import Halving, MemoryShortageError, is_out_of_memory
 from learning.precision import FLOAT32
 from learning.step import Step
-from learning.training import EVALUATION_BATCH, evaluate, exit_logits, fit, predict
+from learning.training import EVALUATION_BATCH, evaluate, exit_logits, predict
 from protocol.randomness import torch_generator
-from protocol.settings import DistillationSettings, TrainSettings
+from protocol.settings import DistillationSettings, RunSettings, TrainSettings
 from strategies.submodels.loss import (
-    balanced_cross_entropy,
-    masked_cross_entropy,
+    balanced_loss,
+    masked_loss,
     mutual_loss,
     official_loss,
     self_distillation_loss,
@@ -31,6 +31,7 @@ from tests.learning.short_memory import CUDA_SAYS, SHORTAGES, ShortMemory
 from tests.learning.test_precision import ScaledFloat32
 from tests.strategies.sides import CLASSES, assert_same_weights, linear_network, random_samples
 from tests.support.processes import PROJECT
+from tests.support.training import fit
 
 CLOSE = {"rtol": 1e-6, "atol": 1e-6}
 
@@ -103,7 +104,7 @@ def test_the_losses_of_scalefl_and_its_relatives_are_means_over_samples():
     torch.manual_seed(0)
     logits, targets = [torch.randn(10, CLASSES) for _ in range(3)], torch.arange(10) % CLASSES
     counts = torch.bincount(targets, minlength=CLASSES)
-    class_losses = [F.cross_entropy, masked_cross_entropy(counts), balanced_cross_entropy(counts)]
+    class_losses = [F.cross_entropy, masked_loss(counts), balanced_loss(counts)]
     for class_loss in class_losses:
         for exits_loss in (self_distillation_loss, official_loss, mutual_loss):
             whole = exits_loss(logits, targets, 0.7, 3.0, class_loss)
@@ -280,9 +281,8 @@ def test_distillation_goes_on_in_micro_batches():
     inputs, labels = random_samples(20).inputs, torch.rand(20, CLASSES).softmax(dim=1)
     whole, short = linear_network(0), ShortMemory(linear_network(0), 3, backward=True)
     for model in (whole, short):
-        table = DistillationSettings(epochs=2, batch_size=10)
-        rows = torch.arange(20).numpy()
-        distil(model, PublicPool(inputs, "pool"), rows, labels, table, generator())
+        settings = RunSettings(distillation=DistillationSettings(epochs=2, batch_size=10))
+        distil(model, inputs, labels, settings, generator())
 
     assert_close_weights(plain_state(short), whole.state_dict())
     assert short.sizes[:3] == [10, 5, 3]
@@ -322,7 +322,8 @@ import resource, torch, torch.nn.functional as F
 from torch import nn
 from data.inputs import TensorInputs
 from protocol.settings import TrainSettings
-from learning.training import fit, predict
+from learning.training import predict
+from tests.support.training import fit
 
 torch.set_num_threads(1)
 torch.manual_seed(0)

@@ -32,7 +32,8 @@ from torch import nn
 from data.inputs import TensorInputs
 from protocol.settings import TrainSettings
 from learning.precision import Arithmetic
-from learning.training import fit, predict
+from learning.training import predict
+from tests.support.training import fit
 
 torch.manual_seed(0)
 torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False

@@ -15,7 +15,7 @@ from learning.precision import (
     plain_gradients,
     usable_precision,
 )
-from learning.training import evaluate, exit_logits, fit, mean_over_exits, predict
+from learning.training import evaluate, exit_logits, mean_over_exits, predict
 from models import build_model
 from protocol.errors import SettingsError, TrainingError
 from protocol.randomness import torch_generator
@@ -29,6 +29,7 @@ from tests.strategies.sides import (
     server_side,
     tiny_settings,
 )
+from tests.support.training import fit
 
 BFLOAT16 = Arithmetic("bf16", CPU)
 GPU = torch.device("cuda")
@@ -155,7 +156,7 @@ USES = {
     "fit": train,
     "predict": lambda model, samples, arithmetic: predict(model, samples.inputs, arithmetic),
     "exit_logits": lambda model, samples, arithmetic: exit_logits(model, samples.inputs, arithmetic),
-    "evaluate": lambda model, samples, arithmetic: evaluate(model, samples, "none", arithmetic),
+    "evaluate": lambda model, samples, arithmetic: evaluate(model, samples, None, arithmetic),
 }
 
 
@@ -207,7 +208,7 @@ def accuracy_on_digits(arithmetic, device=CPU):
         return mean_over_exits(model, inputs, lambda logits: F.cross_entropy(logits, targets))
 
     fit(model, loss, len(train_part), train_many, torch_generator(1, "digits"), arithmetic=arithmetic)
-    return evaluate(model, test, "none", arithmetic).accuracy
+    return evaluate(model, test, None, arithmetic).accuracy
 
 
 @pytest.mark.parametrize("arithmetic", [BFLOAT16, HalfOnCpu()], ids=["bf16", "fp16"])

@@ -10,13 +10,14 @@ from torch import nn
 
 from data import Samples, batches
 from data.inputs import TensorInputs
-from learning.training import EVALUATION_BATCH, evaluate, fit, learning_rate, predict
+from learning.training import EVALUATION_BATCH, evaluate, learning_rate, predict
 from models.elastic import ExitNetwork
 from protocol.errors import SettingsError
 from protocol.randomness import torch_generator
 from protocol.settings import TrainSettings
 from tests.strategies.sides import CLASSES, assert_same_weights, linear_network, random_samples
 from tests.support.processes import PROJECT
+from tests.support.training import fit
 
 
 @dataclass(frozen=True)
@@ -259,7 +260,7 @@ def test_a_step_is_that_of_torch_s_own_optimizer(rule):
 @pytest.mark.parametrize("rule", RULES)
 def test_training_does_not_import_torch_s_compiler(rule):
     code = (
-        "import sys, torch; from models import build_model; from learning.training import fit; "
+        "import sys, torch; from models import build_model; from tests.support.training import fit; "
         "from protocol.settings import TrainSettings; model = build_model('cnn', (1, 8, 8), 10, 0); "
         "fit(model, lambda i: model(torch.rand(len(i), 1, 8, 8)).square().mean(), 10, TrainSettings(), "
         f"torch.Generator(), optimizer='{rule}'); print('torch._dynamo' in sys.modules)"

@@ -1,24 +1,14 @@
-from typing import get_args
-
 import numpy as np
 import pytest
 import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from protocol.encodings import (
-    LabelEncoding,
-    decode_indices,
-    decode_labels,
-    encode_indices,
-    encode_labels,
-    parse_rows,
-    row_bytes,
-    worst_error,
-)
+from protocol.encodings import ENCODINGS, decode_indices, encode_indices
 from protocol.errors import MessageError
+from tests.support.labels import decode_labels, encode_labels, parse_rows, row_bytes, worst_error
 
-ENCODINGS = get_args(LabelEncoding)
+NAMES = tuple(ENCODINGS)
 LOSSLESS_AGAIN = ("float32", "uint8")
 
 
@@ -54,7 +44,7 @@ def largest_error(labels, encoding):
     return (through(labels, encoding).double() - labels.double()).abs().max().item()
 
 
-@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("encoding", NAMES)
 @given(labels=soft_labels())
 def test_no_probability_is_off_by_more_than_the_worst_error(encoding, labels):
     errors = (through(labels, encoding).double() - labels.double()).abs()
@@ -73,13 +63,13 @@ HARD_LABELS = {
 }
 
 
-@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("encoding", NAMES)
 def test_the_worst_error_is_not_stated_much_too_high(encoding):
     error = largest_error(HARD_LABELS[encoding], encoding)
     assert worst_error(encoding) / 4 < error <= worst_error(encoding)
 
 
-@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("encoding", NAMES)
 @given(labels=soft_labels())
 def test_decoded_rows_are_float32_and_sum_to_one(encoding, labels):
     decoded = through(labels, encoding)
@@ -118,14 +108,14 @@ def test_a_label_takes_the_bytes_that_are_stated(encoding, size):
     assert encode_labels(uniform(3, 10), encoding).nbytes == 3 * size
 
 
-@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("encoding", NAMES)
 def test_no_labels_are_no_bytes_and_come_back_as_no_labels(encoding):
     rows = encode_labels(torch.zeros(0, 10), encoding)
     assert rows.tobytes() == b""
     assert decode_labels(parse_rows(b"", 0, 10, encoding), 10, encoding).shape == (0, 10)
 
 
-@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("encoding", NAMES)
 def test_labels_read_from_bytes_are_those_written(encoding):
     rows = encode_labels(one_hot(5, 4), encoding)
     assert np.array_equal(parse_rows(rows.tobytes(), 5, 4, encoding), rows)
@@ -162,7 +152,7 @@ def test_a_row_of_other_than_255_units_is_refused(units):
 
 
 @pytest.mark.filterwarnings("ignore:invalid value encountered in cast")
-@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("encoding", NAMES)
 def test_predictions_of_a_diverged_network_are_refused(encoding):
     with pytest.raises(MessageError):
         through(torch.full((1, 3), float("nan")), encoding)

@@ -3,16 +3,13 @@ import torch
 from flwr.app import Message
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 
-from protocol.ledger import (
-    Traffic,
-    dsfl_paper_down,
-    dsfl_paper_exchange,
-    scarlet_paper_down,
-    soft_label_paper_up,
-    wire_bytes,
-)
-from protocol.messages import TRAIN, SoftLabelRequest, WeightsRequest
+from protocol.ledger import Traffic, soft_label_paper_up, wire_bytes
+from protocol.messages import TRAIN
 from simulation.grid import FIRST_NODE, task_identity
+from strategies.soft_labels.dsfl import dsfl_paper_down, dsfl_paper_exchange
+from strategies.soft_labels.messages import SoftLabelRequest
+from strategies.soft_labels.scarlet import scarlet_paper_down
+from strategies.weights.messages import WeightsRequest
 
 
 @pytest.fixture(autouse=True)

@@ -20,7 +20,7 @@ from protocol.settings import RunSettings
 from server_app.checkpoint import CheckpointStore
 from server_app.export import export, load_submodel, main
 from server_app.run_folder import RunFolder
-from strategies.submodels.submodels import Submodels
+from tests.support.elastic import submodels_of
 from tests.support.federation import run_quickly
 
 LEVELS = (1, 4)
@@ -48,7 +48,7 @@ def calibrated(folder: RunFolder, level: int) -> ElasticNetwork:
     settings = settings_of(folder)
     checkpoint = CheckpointStore(folder.checkpoints).newest()
     assert checkpoint is not None
-    submodels = Submodels(settings, (1, 8, 8), 10)
+    submodels = submodels_of(settings, (1, 8, 8), 10)
     inputs = load_public_pool(settings).inputs
     return submodels.calibrated(level, checkpoint.round, checkpoint.weights, inputs).eval()
 
@@ -82,7 +82,7 @@ def test_a_file_says_what_it_holds(folder: RunFolder, tmp_path: Path) -> None:
     export(folder.path, 2, tmp_path / "level")
     _, text = load_weights(tmp_path / "level")
     facts = {name: json.loads(value) for name, value in text.items()}
-    shape = Submodels(settings_of(folder), (1, 8, 8), 10).shape(2)
+    shape = submodels_of(settings_of(folder), (1, 8, 8), 10).shape(2)
     assert facts.pop("settings") == settings_of(folder).flat()
     assert facts.pop("data") == load_shared(settings_of(folder)).facts()
     assert facts == {

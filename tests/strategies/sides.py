@@ -9,7 +9,7 @@ from data import ClientData, PublicPool, Samples
 from data.inputs import TensorInputs
 from protocol.randomness import derive_seed
 from protocol.settings import RunSettings
-from strategies.method import ClientSide, ServerSide
+from strategies.sides import ClientSide, ServerSide
 from strategies.state import StateStore
 
 CLASSES = 3

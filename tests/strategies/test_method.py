@@ -1,7 +1,7 @@
 import pytest
 
 from protocol.errors import SettingsError
-from strategies.method import ServerSide
+from strategies.sides import ServerSide
 from tests.strategies.sides import CLASSES, CPU, IMAGES, public_pool, tiny_settings
 
 

@@ -15,6 +15,8 @@ from models.elastic.channels import Axes, axes_of
 from models.elastic.msdnet import build_msdnet
 from models.elastic.network import ElasticDesign, ElasticNetwork, Shape, nested
 from models.elastic.resnet import build_resnet
+from strategies.submodels.submodels import Submodels
+from strategies.submodels.variants import VARIANTS
 
 Ranges = list[list[int]]
 """Kept indices of one dimension, as [start, stop) in ascending order."""
@@ -179,3 +181,8 @@ def take_statistics(network: nn.Module, image_shape: tuple[int, int, int]) -> No
     images = torch.randn(8, *image_shape)
     network.train()
     _ = network.exits(images) if isinstance(network, ElasticNetwork) else network(images)
+
+
+def submodels_of(settings, input_shape, num_classes):
+    """Return the submodels of a run."""
+    return Submodels(VARIANTS[settings.strategy], settings, input_shape, num_classes)

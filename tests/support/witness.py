@@ -1,17 +1,18 @@
 """A witness of what clients learn from."""
 
-from typing import Any
+from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
 import server_app.run
-import strategies.soft_labels.client
-from protocol.encodings import decode_labels
-from strategies.method import ServerMethod, ServerSide
+from learning.learner import Learner
+from protocol.settings import RunSettings
+from strategies.method import Method, ServerMethod
+from strategies.sides import ServerSide
+from strategies.soft_labels.cache import LabelCache, LabelsInUse
+from strategies.soft_labels.client import SoftLabelClient
+from tests.support.labels import decode_labels
 
 
 class Witness:
@@ -24,18 +25,32 @@ class Witness:
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.compared = 0
         self.wrong: list[str] = []
-        self._build_server = server_app.run.server_method
-        self._distil = strategies.soft_labels.client.distil
-        patch.setattr(server_app.run, "server_method", self._watch_server)
-        patch.setattr(strategies.soft_labels.client, "distil", self._watch_client)
+        self._compose = server_app.run.compose
+        distil = SoftLabelClient._distil
+        patch.setattr(server_app.run, "compose", self._watch_server)
+        witness = self
 
-    def _watch_server(self, side: ServerSide, experiment: str) -> ServerMethod:
-        self.server, self._encoding = self._build_server(side, experiment), side.settings.distillation.labels
-        return self.server
+        def watched(
+            client: SoftLabelClient, learner: Learner, cache: LabelCache, in_use: LabelsInUse, round: int
+        ) -> int:
+            witness.compare(client, cache, in_use)
+            return distil(client, learner, cache, in_use, round)
 
-    def _watch_client(
-        self, model: Any, pool: Any, indices: NDArray[np.int64], labels: Tensor, *others: Any
-    ) -> None:
+        patch.setattr(SoftLabelClient, "_distil", watched)
+
+    def _watch_server(self, settings: RunSettings, simulation: bool) -> Method:
+        method = self._compose(settings, simulation)
+
+        def build(side: ServerSide, experiment: str) -> ServerMethod:
+            self.server, self._encoding = method.server(side, experiment), settings.distillation.labels
+            return self.server
+
+        return replace(method, server=build)
+
+    def compare(self, client: SoftLabelClient, cache: LabelCache, in_use: LabelsInUse) -> None:
+        """Compare the labels that a client is about to learn from with the server's."""
+        indices = in_use.indices[cache.holds(in_use)]
+        labels = decode_labels(cache.rows[indices], client._classes, self._encoding)
         state = self.server.state()
         used = dict(zip(state.arrays["in-use.indices"], state.arrays["in-use.versions"], strict=True))
         current = decode_labels(state.arrays["cache.rows"][indices], labels.shape[1], self._encoding)
@@ -43,4 +58,3 @@ class Witness:
             if used.get(index) != state.arrays["cache.versions"][index] or not torch.equal(own, servers):
                 self.wrong.append(f"round {state.facts['round'] + 1}: sample {index}")
         self.compared += len(indices)
-        self._distil(model, pool, indices, labels, *others)

@@ -3,16 +3,18 @@
 import copy
 import json
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 from flwr.app import RecordDict
 
-from learning.distillation import distil
-from protocol.messages import HelloReply, SoftLabelReply, SoftLabelRequest
-from strategies import client_method, server_method
+from learning.learner import TorchLearner
+from protocol.messages import HelloReply
+from strategies import method_of
 from strategies.method import MethodState
-from tests.strategies.sides import EXPERIMENT, assert_same_weights, client_side, server_side
+from strategies.soft_labels.messages import SoftLabelReply, SoftLabelRequest
+from tests.strategies.sides import EXPERIMENT, assert_same_weights, client_side, public_pool, server_side
+
+distil = TorchLearner.distil
 
 
 class DistillationSpy:
@@ -21,12 +23,19 @@ class DistillationSpy:
     def __init__(self, monkeypatch):
         self.server = {}
         self.client = {}
-        for half in ("server", "client"):
-            monkeypatch.setattr(f"strategies.soft_labels.{half}.distil", partial(self._distil, half))
+        spy = self
 
-    def _distil(self, half, model, pool, indices, labels, *rest):
-        setattr(self, half, dict(zip(indices.tolist(), map(tuple, labels.tolist()), strict=True)))
-        distil(model, pool, indices, labels, *rest)
+        def noted(learner, inputs, labels, round):
+            spy.note(learner, inputs, labels)
+            distil(learner, inputs, labels, round)
+
+        monkeypatch.setattr(TorchLearner, "distil", noted)
+
+    def note(self, learner, inputs, labels):
+        half = "server" if learner.name == "server" else "client"
+        pool = public_pool(learner.settings).inputs.values
+        places = [int((pool == each).flatten(1).all(dim=1).nonzero()) for each in inputs.values]
+        setattr(self, half, dict(zip(places, map(tuple, labels.tolist()), strict=True)))
 
 
 @dataclass(frozen=True)
@@ -52,7 +61,7 @@ class Node:
     def __init__(self, settings, name, folder, spy):
         self.name = name
         self.side = client_side(settings, name, folder)
-        self.method = client_method(self.side)
+        self.method = method_of(settings).client(self.side)
         self._spy = spy
 
     def handle(self, content):
@@ -72,7 +81,7 @@ class Federation:
         self.settings = settings
         self.folder = folder
         self.spy = spy
-        self.server = server_method(server_side(settings), EXPERIMENT)
+        self.server = method_of(settings).server(server_side(settings), EXPERIMENT)
         self.nodes = {name: Node(settings, name, folder, spy) for name in names}
         self.round = 0
 
@@ -100,8 +109,8 @@ class Federation:
 
     def restart_server(self):
         """Go on with a new server from a checkpoint of the present one."""
-        state, weights = stored(self.server.state()), copy.deepcopy(self.server.model().state_dict())
-        self.server = server_method(server_side(self.settings), EXPERIMENT)
+        state, weights = stored(self.server.state()), copy.deepcopy(self.server.weights())
+        self.server = method_of(self.settings).server(server_side(self.settings), EXPERIMENT)
         self.server.load_state(state, weights)
 
 
@@ -113,7 +122,7 @@ def stored(state):
 
 def assert_same_server(got, expected):
     """Assert that two servers do not differ in a bit."""
-    assert_same_weights(got.model().state_dict(), expected.model().state_dict())
+    assert_same_weights(got.weights(), expected.weights())
     one, other = got.state(), expected.state()
     assert one.facts == other.facts
     assert one.arrays.keys() == other.arrays.keys()

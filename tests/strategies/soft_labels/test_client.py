@@ -3,13 +3,14 @@ from dataclasses import replace
 import pytest
 import torch
 
+from learning.learner import TorchLearner
 from learning.training import predict
-from protocol.encodings import decode_indices, decode_labels, encode_labels
+from protocol.encodings import decode_indices
 from protocol.errors import MessageError
-from protocol.messages import SoftLabelRequest
-from strategies.soft_labels import client
+from strategies.soft_labels.messages import SoftLabelRequest
 from tests.strategies.sides import CLASSES, assert_same_weights, tiny_settings
 from tests.strategies.soft_labels.exchange import DistillationSpy, Federation
+from tests.support.labels import decode_labels, encode_labels
 
 POOL = 8
 
@@ -42,13 +43,12 @@ def test_a_client_distils_then_trains_then_predicts_then_evaluates(federation, m
 
         monkeypatch.setattr(place, step, noted)
 
-    for step in ("distil", "train_locally", "predict"):
-        note(client, step)
-    note(type(node.side), "evaluate")
+    for step in ("distil", "train", "predict", "evaluate"):
+        note(TorchLearner, step)
 
     node.handle(run.begin()["ada"].content)
 
-    assert steps == ["distil", "train_locally", "predict", "evaluate"]
+    assert steps == ["distil", "train", "predict", "evaluate"]
 
 
 def test_what_is_kept_is_the_network_that_predicted_and_was_evaluated(federation):

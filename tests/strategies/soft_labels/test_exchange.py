@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from learning.training import predict
-from protocol.encodings import encode_labels, row_bytes
-from strategies import server_method
+from strategies import method_of
 from tests.strategies.sides import CLASSES, EXPERIMENT, server_side, tiny_settings
 from tests.strategies.soft_labels.exchange import DistillationSpy, Exchange, Federation, Node, stored
+from tests.support.labels import encode_labels, row_bytes
 
 NAMES = ("ada", "ben", "cem")
 EMPTY = bytes(8)
@@ -176,13 +176,13 @@ def test_a_node_that_lost_its_cache_and_says_hello_again_misses_no_label(federat
 
 def go_back(run, round, checkpoint):
     """Let a new server go on from a checkpoint of an earlier round."""
-    run.server = server_method(server_side(run.settings), EXPERIMENT)
+    run.server = method_of(run.settings).server(server_side(run.settings), EXPERIMENT)
     run.server.load_state(*checkpoint)
     run.round = round
 
 
 def checkpoint_of(run):
-    return stored(run.server.state()), copy.deepcopy(run.server.model().state_dict())
+    return stored(run.server.state()), copy.deepcopy(run.server.weights())
 
 
 def test_a_client_whose_memory_of_silent_rounds_is_wrong_is_made_good_by_one_explicit_exchange(federation):
@@ -298,7 +298,7 @@ class FaultyFederation(RuleBasedStateMachine):
         self.derived = indices == "derived"
         self.spy = DistillationSpy(self.patches)
         self.nodes = {name: Node(self.settings, name, self.folder, self.spy) for name in NAMES}
-        self.server = server_method(server_side(self.settings), EXPERIMENT)
+        self.server = method_of(self.settings).server(server_side(self.settings), EXPERIMENT)
         self.round = 0
         self.truth, self.requested = {0: {}}, {}
         self.standing = {name: Standing() for name in NAMES}
@@ -466,7 +466,7 @@ class FaultyFederation(RuleBasedStateMachine):
 
     def save_checkpoint(self):
         told = {name: standing.told for name, standing in self.standing.items()}
-        weights = copy.deepcopy(self.server.model().state_dict())
+        weights = copy.deepcopy(self.server.weights())
         self.checkpoints = [*self.checkpoints, (self.round, stored(self.server.state()), weights, told)][-2:]
 
     def resume(self, back):
@@ -474,7 +474,7 @@ class FaultyFederation(RuleBasedStateMachine):
         back = min(back, len(self.checkpoints) - 1)
         self.checkpoints = self.checkpoints[: len(self.checkpoints) - back]
         self.round, state, weights, told = self.checkpoints[-1]
-        self.server = server_method(server_side(self.settings), EXPERIMENT)
+        self.server = method_of(self.settings).server(server_side(self.settings), EXPERIMENT)
         self.server.load_state(copy.deepcopy(state), weights)
         self.truth = {round: labels for round, labels in self.truth.items() if round <= self.round}
         self.messages, self.replies, self.snapshots = [], [], {}

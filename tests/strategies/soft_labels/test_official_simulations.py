@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from protocol.encodings import decode_indices, decode_labels
+from protocol.encodings import decode_indices
 from tests.strategies.sides import CLASSES, tiny_settings
 from tests.strategies.soft_labels.exchange import DistillationSpy, Federation, stored
 from tests.strategies.soft_labels.recorded import RECORDED
+from tests.support.labels import decode_labels
 
 SIMULATIONS = RECORDED["simulations"]
 ROUNDS = 8

@@ -5,8 +5,8 @@ from hypothesis import strategies as st
 
 from protocol.encodings import encode_indices
 from protocol.errors import MessageError
-from protocol.messages import SoftLabelRequest
 from strategies.soft_labels.cache import LabelsInUse
+from strategies.soft_labels.messages import SoftLabelRequest
 from strategies.soft_labels.positions import Positions
 
 POOL = 50

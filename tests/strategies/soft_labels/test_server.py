@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from protocol.encodings import encode_indices
 from protocol.errors import MessageError
-from protocol.messages import SoftLabelRequest
 from protocol.randomness import draw_subset
-from strategies import server_method
+from strategies import method_of
+from strategies.soft_labels.messages import SoftLabelRequest
 from strategies.soft_labels.scarlet import enhanced_era
 from tests.strategies.sides import CLASSES, EXPERIMENT, assert_same_weights, server_side, tiny_settings
 from tests.strategies.soft_labels.exchange import DistillationSpy, Federation, assert_same_server, stored
@@ -96,7 +96,7 @@ def test_a_late_reply_is_not_merged_but_acknowledges(federation, rounds_late):
             other.server.accept(name, other.round + 1, other.nodes[name].handle(message.content).content)
         other.finish()
 
-    assert_same_weights(run.server.model().state_dict(), without.server.model().state_dict())
+    assert_same_weights(run.server.weights(), without.server.weights())
     assert np.array_equal(
         run.server.state().arrays["cache.rows"], without.server.state().arrays["cache.rows"]
     )
@@ -341,7 +341,7 @@ def test_the_final_exchange_brings_the_last_labels_and_changes_nothing_on_the_se
     cache = ("stored", "in-use.indices", "in-use.versions", "cache.versions", "cache.rows")
     for name in cache:
         assert np.array_equal(run.server.state().arrays[name], without.server.state().arrays[name])
-    assert_same_weights(run.server.model().state_dict(), without.server.model().state_dict())
+    assert_same_weights(run.server.weights(), without.server.weights())
     assert run.server.state().facts["round"] == 3
 
 
@@ -351,9 +351,9 @@ def test_a_run_that_goes_on_after_its_final_exchange_repeats_that_round(federati
     for other in (run, whole):
         for _ in range(3):
             other.play()
-    checkpoint, weights = stored(run.server.state()), run.server.model().state_dict()
+    checkpoint, weights = stored(run.server.state()), run.server.weights()
     run.play(final=True)
-    run.server = server_method(server_side(run.settings), EXPERIMENT)
+    run.server = method_of(run.settings).server(server_side(run.settings), EXPERIMENT)
     run.server.load_state(checkpoint, weights)
     run.round = 3
 

@@ -5,11 +5,12 @@ import torch
 from data import ClientData, PublicPool, Samples
 from data.inputs import TensorInputs
 from models import elastic_design
-from protocol.messages import HelloReply, SliceReply, SliceRequest
+from protocol.messages import HelloReply
 from protocol.randomness import derive_seed
-from strategies.method import ClientSide, ServerSide
+from strategies import method_of
+from strategies.sides import ClientSide, ServerSide
 from strategies.state import StateStore
-from strategies.submodels import SubmodelServer
+from strategies.submodels.messages import SliceReply, SliceRequest
 from tests.strategies.sides import CLASSES, CPU, EXPERIMENT, tiny_settings
 
 IMAGES = (1, 8, 8)
@@ -51,7 +52,7 @@ def hello(client, level, reason="as its node-config says"):
 
 def server_for(settings, levels=ALL_LEVELS, calibrated=True):
     """Return a server that has met clients of some levels."""
-    server = SubmodelServer(server_side(settings, calibrated), EXPERIMENT)
+    server = method_of(settings).server(server_side(settings, calibrated), EXPERIMENT)
     for client, level in levels.items():
         server.greet(hello(client, level))
     return server
@@ -87,7 +88,7 @@ def play(server, round, shifts, trained_on=None):
 
 
 def weights(server):
-    return {name: tensor.clone() for name, tensor in server.model().state_dict().items()}
+    return {name: tensor.clone() for name, tensor in server.weights().items()}
 
 
 def shapes(tensors):

@@ -8,10 +8,10 @@ import torch
 from learning.training import evaluate
 from models.elastic import recalibrate
 from protocol.errors import MessageError
-from protocol.messages import SliceReply, SliceRequest
-from protocol.values import SUBMODEL_STRATEGIES
-from strategies.submodels import SubmodelClient
+from strategies import method_of
+from strategies.submodels.messages import SliceReply, SliceRequest
 from strategies.submodels.submodels import Submodels
+from strategies.submodels.variants import VARIANTS
 from tests.strategies.sides import CLASSES, EXPERIMENT, assert_same_weights
 from tests.strategies.submodels.exchange import (
     CNN,
@@ -34,7 +34,7 @@ def request_for(settings, level):
 
 
 def answer(side, request):
-    return SliceReply.from_record(SubmodelClient(side).answer(request.to_record()))
+    return SliceReply.from_record(method_of(side.settings).client(side).answer(request.to_record()))
 
 
 def trained(folder, level=4, round=1, classes=CLASSES, strategy="scalefl", **changes):
@@ -82,7 +82,7 @@ def test_a_client_keeps_nothing(tmp_path):
 
     assert_same_weights(again.weights, first.weights)
     assert not side.store.folder.exists()
-    assert SubmodelClient(side).state_digests() == []
+    assert method_of(side.settings).client(side).state_digests() == []
 
 
 def test_a_client_scores_the_submodel_that_came_calibrated_on_its_own_samples(tmp_path):
@@ -97,7 +97,7 @@ def test_a_client_scores_the_submodel_that_came_calibrated_on_its_own_samples(tm
     assert reply.trained_on == len(side.data.train)
 
 
-@pytest.mark.parametrize("strategy", sorted(SUBMODEL_STRATEGIES))
+@pytest.mark.parametrize("strategy", sorted(VARIANTS))
 def test_every_variant_trains_every_weight_of_the_largest_level(strategy, tmp_path):
     settings = submodel_settings(strategy)
     request = request_for(settings, 4)

@@ -78,19 +78,19 @@ clients_of_any_rank = st.lists(
 
 def test_without_adapters_every_setting_counts():
     for merge in ("count", "zero-pad", "svd", "stack"):
-        assert type(merging_of(settings(merge), {HEAD: torch.ones(3)}, 1)) is SliceMean
+        assert type(merging_of({HEAD: torch.ones(3)}, settings(merge), 1)) is SliceMean
 
 
 def test_counting_is_the_mean_of_slices():
     """The toy of ScaleFL's vectors is in tests/models/elastic/test_merging.py."""
-    assert type(merging_of(settings("count"), adapters(RANK, 0), 1)) is SliceMean
+    assert type(merging_of(adapters(RANK, 0), settings("count"), 1)) is SliceMean
 
 
 # --- zeros (HetLoRA) ---------------------------------------------------------------------------------
 
 
 def test_a_rank_that_a_client_lacks_counts_as_zero():
-    mean = merging_of(settings("zero-pad"), adapters(RANK, 0), 1)
+    mean = merging_of(adapters(RANK, 0), settings("zero-pad"), 1)
     small, large = adapters(1, 1), adapters(3, 2)
     mean.add(small, place(1))
     mean.add(large, place(3))
@@ -106,14 +106,14 @@ def test_a_rank_that_a_client_lacks_counts_as_zero():
 
 def test_zeros_count_for_those_that_have_the_layer_alone():
     whole = adapters(RANK, 0, layers=2)
-    mean = merging_of(settings("zero-pad"), whole, 1)
+    mean = merging_of(whole, settings("zero-pad"), 1)
     shallow, deep = adapters(1, 1), adapters(2, 2, layers=2)
     mean.add(shallow, place(1, 1, of=2))
     mean.add(deep, place(2, 2, of=2))
     merged = mean.merged()
     down, _, _ = names(1)
     torch.testing.assert_close(merged[down][:2], deep[down])
-    untouched = merging_of(settings("zero-pad"), whole, 1)
+    untouched = merging_of(whole, settings("zero-pad"), 1)
     untouched.add(shallow, place(1, 1, of=2))
     assert torch.equal(untouched.merged()[down], whole[down])
 
@@ -184,7 +184,7 @@ def test_adapters_begin_differently_in_every_round():
     whole = adapters(RANK, 0, carried=True)
     fresh = []
     for round in (1, 2):
-        merging = merging_of(settings("stack"), whole, round)
+        merging = merging_of(whole, settings("stack"), round)
         merging.add(adapters(2, 1), place(2, carried=True))
         fresh.append(merging.merged()[names()[0]])
     assert not torch.equal(*fresh)
@@ -201,7 +201,7 @@ def test_the_order_of_arrival_changes_no_bit(merge, seed):
     parts = [(adapters(rank, seed + rank), place(rank, carried=carried), 5 - rank) for rank in (1, 2, 4)]
     results = []
     for order in permutations(parts):
-        merging = merging_of(settings(merge), whole, 1)
+        merging = merging_of(whole, settings(merge), 1)
         for state, where, weight in order:
             merging.add(state, where, weight)
         results.append(bits(merging.merged()))
@@ -211,16 +211,16 @@ def test_the_order_of_arrival_changes_no_bit(merge, seed):
 @pytest.mark.parametrize("merge", ["count", "zero-pad", "svd", "stack"])
 def test_without_clients_nothing_changes(merge):
     whole = adapters(RANK, 0, carried=merge == "stack")
-    assert bits(merging_of(settings(merge), whole, 1).merged()) == bits(whole)
+    assert bits(merging_of(whole, settings(merge), 1).merged()) == bits(whole)
 
 
 @pytest.mark.parametrize("merge", ["svd", "stack"])
 @pytest.mark.parametrize("change", ["missing", "shape", "unexpected", "dtype"])
 def test_a_reply_that_does_not_fit_its_place_is_refused_and_changes_nothing(merge, change):
     carried = merge == "stack"
-    merging = merging_of(settings(merge), adapters(RANK, 0, carried=carried), 1)
+    merging = merging_of(adapters(RANK, 0, carried=carried), settings(merge), 1)
     merging.add(adapters(2, 1), place(2, carried=carried))
-    again = merging_of(settings(merge), adapters(RANK, 0, carried=carried), 1)
+    again = merging_of(adapters(RANK, 0, carried=carried), settings(merge), 1)
     again.add(adapters(2, 1), place(2, carried=carried))
     down, up, _ = names()
     state = adapters(2, 3)

@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 
 from strategies.submodels.loss import (
-    balanced_cross_entropy,
+    balanced_loss,
     exit_weights,
-    masked_cross_entropy,
+    masked_loss,
     mutual_loss,
     official_loss,
     self_distillation_loss,
@@ -154,7 +154,7 @@ def test_a_single_exit_learns_from_the_classes_alone():
 # --- shares of classes ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("make", [masked_cross_entropy, balanced_cross_entropy])
+@pytest.mark.parametrize("make", [masked_loss, balanced_loss])
 def test_a_class_the_client_lacks_gets_no_gradient(make):
     (logits,) = exits(1)
     targets = torch.tensor([0, 1, 3, 3, 1])  # none of class 2
@@ -170,7 +170,7 @@ def test_a_class_the_client_lacks_gets_no_gradient(make):
 def test_masking_is_cross_entropy_over_the_classes_there_are():
     (logits,) = exits(1)
 
-    loss = masked_cross_entropy(torch.tensor([3, 1, 0, 9]))(logits, torch.tensor([0, 1, 3, 3, 1]))
+    loss = masked_loss(torch.tensor([3, 1, 0, 9]))(logits, torch.tensor([0, 1, 3, 3, 1]))
 
     kept = logits[:, [0, 1, 3]]
     assert loss.item() == pytest.approx(
@@ -178,7 +178,7 @@ def test_masking_is_cross_entropy_over_the_classes_there_are():
     )
 
 
-@pytest.mark.parametrize("make", [masked_cross_entropy, balanced_cross_entropy])
+@pytest.mark.parametrize("make", [masked_loss, balanced_loss])
 def test_with_as_many_samples_of_each_class_it_is_plain_cross_entropy(make):
     (logits,) = exits(1)
     loss = make(torch.tensor([5, 5, 5, 5]))(logits, TARGETS)
@@ -188,7 +188,7 @@ def test_with_as_many_samples_of_each_class_it_is_plain_cross_entropy(make):
 def test_balancing_adds_the_logarithm_of_each_share():
     (logits,) = exits(1)
 
-    loss = balanced_cross_entropy(torch.tensor([1, 2, 4, 1]))(logits, TARGETS)
+    loss = balanced_loss(torch.tensor([1, 2, 4, 1]))(logits, TARGETS)
 
     shares = torch.tensor([1, 2, 4, 1], dtype=torch.float64) / 8
     weighted = logits.exp() * shares

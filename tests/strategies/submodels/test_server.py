@@ -6,9 +6,8 @@ import torch
 
 from protocol.errors import MessageError
 from protocol.messages import Evaluation
-from protocol.values import SUBMODEL_STRATEGIES
 from strategies.submodels.evaluation import THRESHOLDS
-from strategies.submodels.submodels import Submodels
+from strategies.submodels.variants import VARIANTS
 from tests.strategies.sides import CLASSES, assert_same_weights
 from tests.strategies.submodels.exchange import (
     ALL_LEVELS,
@@ -25,6 +24,7 @@ from tests.strategies.submodels.exchange import (
     submodel_settings,
     weights,
 )
+from tests.support.elastic import submodels_of
 
 SETTINGS = submodel_settings()
 ROLLING, RANDOM = submodel_settings("fedrolex"), submodel_settings("federated-dropout")
@@ -37,7 +37,7 @@ def server():
 
 def covered(settings, level, round=1, client="client-1"):
     """Return, of each parameter, which coordinates a level's submodel covers."""
-    submodels = Submodels(settings, IMAGES, CLASSES)
+    submodels = submodels_of(settings, IMAGES, CLASSES)
     where = submodels.map(level, round, client)
     whole = submodels.build(submodels.plan.whole).state_dict()
     masks = {name: torch.zeros(tensor.shape, dtype=torch.bool) for name, tensor in whole.items()}
@@ -76,7 +76,7 @@ def test_a_submodel_is_cut_out_of_the_network_as_it_is(server):
 
     request = begin(server, 2, "client-2")["client-2"]
 
-    where = Submodels(SETTINGS, IMAGES, CLASSES).map(2, 2)
+    where = submodels_of(SETTINGS, IMAGES, CLASSES).map(2, 2)
     assert_same_weights(request.weights, where.extract(weights(server)))
 
 
@@ -392,7 +392,7 @@ def test_at_the_large_end_only_the_largest_level_is_asked():
     assert shapes(begin(server, 1, "client-4")["client-4"].weights) == shapes_of(CNN.whole())
 
 
-@pytest.mark.parametrize("strategy", sorted(SUBMODEL_STRATEGIES - {"fedavg-largest"}))
+@pytest.mark.parametrize("strategy", sorted(VARIANTS.keys() - {"fedavg-largest"}))
 def test_whoever_has_a_level_is_asked(strategy):
     server = server_for(submodel_settings(strategy))
     assert server.candidates(["client-3", "stranger", "client-1"]) == ["client-3", "client-1"]

@@ -5,7 +5,6 @@ from data.inputs import TensorInputs
 from models.elastic import recalibrate
 from models.elastic.norms import CALIBRATION_BATCH
 from protocol.errors import SettingsError
-from strategies.submodels.submodels import Submodels
 from tests.strategies.sides import CLASSES, assert_same_weights
 from tests.strategies.submodels.exchange import (
     IMAGES,
@@ -14,10 +13,11 @@ from tests.strategies.submodels.exchange import (
     shapes_of,
     submodel_settings,
 )
+from tests.support import elastic
 
 
 def submodels_of(strategy, **changes):
-    return Submodels(submodel_settings(strategy, **changes), IMAGES, CLASSES)
+    return elastic.submodels_of(submodel_settings(strategy, **changes), IMAGES, CLASSES)
 
 
 # --- maps ----------------------------------------------------------------------------------------
@@ -131,7 +131,7 @@ def test_calibration_goes_on_in_smaller_batches_where_memory_is_short(monkeypatc
 
 def test_inputs_that_are_no_images_are_refused():
     with pytest.raises(SettingsError, match="model = 'elastic-cnn': reads images"):
-        Submodels(submodel_settings("scalefl"), (12,), CLASSES)
+        elastic.submodels_of(submodel_settings("scalefl"), (12,), CLASSES)
 
 
 def test_calibration_makes_eval_mode_agree_with_the_batch_it_saw():

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from protocol.errors import MessageError
-from protocol.messages import WeightsReply, WeightsRequest
 from strategies.method import MethodState
 from strategies.weights.fedavg import FedAvgClient, FedAvgServer
+from strategies.weights.messages import WeightsReply, WeightsRequest
 from tests.strategies.sides import (
     EXPERIMENT,
     assert_same_weights,
@@ -32,7 +32,7 @@ def reply(seed, trained_on=1, **changes):
 
 
 def weights(server):
-    return copy.deepcopy(dict(server.model().state_dict()))
+    return copy.deepcopy(dict(server.weights()))
 
 
 def play(server, round, *replies):
