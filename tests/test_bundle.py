@@ -10,7 +10,7 @@ from flwr.cli.build import build_fab_from_disk
 from flwr.common.config import validate_config
 
 REPOSITORY = Path(__file__).parents[1]
-PACKAGES = ("client_app", "data", "learning", "models", "protocol", "server_app", "strategies")
+PACKAGES = ("client_app", "custom", "data", "learning", "models", "protocol", "server_app", "strategies")
 ADDED_BY_FLOWER = {"pyproject.toml", "LICENSE", ".info/CONTENT"}
 
 

@@ -7,6 +7,7 @@ from torch import nn
 
 from data import ClientData, PublicPool, Samples
 from data.inputs import TensorInputs
+from learning.learner import TorchLearner
 from protocol.randomness import derive_seed
 from protocol.settings import RunSettings
 from strategies.sides import ClientSide, ServerSide
@@ -48,11 +49,17 @@ class TinyServerSide(ServerSide):
     def new_model(self):
         return linear_network(derive_seed(self.settings.seed, "model", client="server"))
 
+    def new_learner(self):
+        return TorchLearner(self.new_model(), self.settings, "server", self.arithmetic)
+
 
 @dataclass(frozen=True)
 class TinyClientSide(ClientSide):
     def new_model(self):
         return linear_network(derive_seed(self.settings.seed, "model", client=self.name))
+
+    def new_learner(self):
+        return TorchLearner(self.new_model(), self.settings, self.name, self.arithmetic)
 
 
 def random_images(count, *names):
