@@ -12,8 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from learning.uplink import Update
-from protocol.errors import SettingsError
+from learning.uplink import Update, for_weights
 from protocol.tables import Table
 from protocol.values import NonNegative, Positive
 
@@ -26,10 +25,9 @@ class NoiseSettings(Table):
     deviation: NonNegative = Field(0.001, description="deviation of the noise on each weight")
 
 
+@for_weights
 def noise(update: Update) -> Mapping[str, Tensor]:
     """Return the weights received plus the update, clipped and with Gaussian noise; buffers as they are."""
-    if not update.received:
-        raise SettingsError('uplink = "custom.transforms:noise": is for weights, soft labels are sent')
     table = update.settings.of(NoiseSettings)
     floats = [name for name, tensor in update.tensors.items() if tensor.is_floating_point()]
     changes = {name: update.tensors[name].cpu() - update.received[name].cpu() for name in floats}

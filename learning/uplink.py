@@ -49,6 +49,44 @@ class Update:
 UplinkTransform = Callable[[Update], Mapping[str, Tensor]]
 """Returns the tensors to send in place of ``update.tensors``: the same names, shapes and dtypes."""
 
+_only_for_weights: set[UplinkTransform] = set()
+_only_for_labels: set[UplinkTransform] = set()
+
+
+def for_weights(transform: UplinkTransform) -> UplinkTransform:
+    """Mark a transform, as a decorator, as one of weights: a method that sends soft labels refuses it."""
+    _only_for_weights.add(transform)
+    return transform
+
+
+def for_labels(transform: UplinkTransform) -> UplinkTransform:
+    """Mark a transform, as a decorator, as one of soft labels: a method that sends weights refuses it."""
+    _only_for_labels.add(transform)
+    return transform
+
+
+def require_transforms(settings: RunSettings, sends_labels: bool) -> None:
+    """Refuse uplink transforms that are not for what a run's clients send.
+
+    Parameters
+    ----------
+    settings
+        Of the run.
+    sends_labels
+        Whether soft labels are sent, or weights.
+
+    Raises
+    ------
+    SettingsError
+        If ``uplink`` names something that is no transform, or one for the other.
+    """
+    unfit, what = (_only_for_weights, "weights") if sends_labels else (_only_for_labels, "soft labels")
+    for name in split_names(settings.uplink):
+        if REGISTRY.find(name) in unfit:
+            raise SettingsError(
+                f'uplink = "{name}": changes {what}, which strategy {settings.strategy} does not send'
+            )
+
 
 def _accept(found: object, reference: str) -> UplinkTransform:
     if not callable(found):

@@ -56,7 +56,8 @@ class RunFolder:
     def create(cls, settings: RunSettings) -> Self:
         """Make a new run folder and write the settings into it."""
         stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-        name = f"{stamp}-{settings.strategy}-{_short(settings.data.source)}-{secrets.token_hex(2)}"
+        method = settings.strategy.rpartition(":")[2].lower()  # of a reference the attribute
+        name = f"{stamp}-{method}-{_short(settings.data.source)}-{secrets.token_hex(2)}"
         folder = cls(settings.output_path / name)
         folder.path.mkdir(parents=True)
         folder.write_settings(settings)

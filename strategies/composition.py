@@ -67,6 +67,7 @@ def compose(settings: RunSettings, simulation: bool = True) -> Method:
         source, _ = split_source(place)
         if is_reference(source):
             resolve("data.source", source)
+    uplink.require_transforms(settings, method.exchanges is Exchanges.LABELS)
     _require_one_network(settings, method, models.values())
     _require_samples_for_early_stopping(settings, method)
     known = simulation or method.exchanges.averages
