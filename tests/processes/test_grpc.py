@@ -55,7 +55,7 @@ def test_a_killed_supernode_rejoins_with_its_identity_and_state(tmp_path):
     assert [kept.round for kept in states] == [ROUNDS, ROUNDS - 1]
 
     assert log.count("Client hospital-0 is here") == 2
-    assert "starts anew" not in log, "its state from before the kill is what the server believed"
+    assert "out of step" not in log, "its state from before the kill is what the server believed"
 
     weights, facts = load_weights(folder / "models" / "server.safetensors")
     assert facts["model"] == "cnn"

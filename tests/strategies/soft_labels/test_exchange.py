@@ -20,7 +20,7 @@ from tests.support.labels import encode_labels, row_bytes
 
 NAMES = ("ada", "ben", "cem")
 EMPTY = bytes(8)
-STARTS_ANEW = "starts anew"
+OUT_OF_STEP = "out of step"
 
 scarlet_settings = st.fixed_dictionaries(
     {
@@ -148,7 +148,7 @@ def test_a_lost_cache_is_noticed_in_the_next_exchange_and_made_good_in_the_one_a
     outgoing = run.begin()
     exchange = run.nodes["ada"].handle(outgoing["ada"].content)
     assert exchange.reply.lost
-    assert STARTS_ANEW in run.server.accept("ada", 5, exchange.content).notes
+    assert OUT_OF_STEP in run.server.accept("ada", 5, exchange.content).notes
     run.server.accept("ben", 5, run.nodes["ben"].handle(outgoing["ben"].content).content)
     run.finish()
 
@@ -164,7 +164,7 @@ def test_a_node_that_lost_its_cache_and_says_hello_again_misses_no_label(federat
     for _ in range(4):
         run.play()
     wipe(run, "ada")
-    assert STARTS_ANEW in run.server.greet(run.nodes["ada"].hello())
+    assert OUT_OF_STEP in run.server.greet(run.nodes["ada"].hello())
     assert run.server.greet(run.nodes["ben"].hello()) == ""
     truth = run.spy.server
 
@@ -446,7 +446,7 @@ class FaultyFederation(RuleBasedStateMachine):
     def accept(self, late, in_time):
         incoming = self.server.accept(late.client, late.round, late.content)
         standing, reply = self.standing[late.client], late.exchange.reply
-        if STARTS_ANEW in incoming.notes:
+        if OUT_OF_STEP in incoming.notes:
             standing.tell_to_start_anew()
         elif late.round == standing.asked_in:
             standing.told = False
