@@ -79,7 +79,7 @@ def complete(folder: CertificateFolder, names: Sequence[str], nodes: Iterable[st
     names
         Names for which the SuperLink's certificate must be valid.
     nodes
-        Names of the nodes that the set shall have.
+        Names of the nodes that the set should have.
 
     Returns
     -------
