@@ -232,9 +232,7 @@ def _write(folder: Path, rows: ImageRows, requested: Conversion, count: int, set
     """Write the prepared images into a folder that appears only when it is complete."""
     resolved = _resolved(rows, requested, count, setting)
     unfinished = folder.with_name(f".{folder.name}.unfinished")
-    shutil.rmtree(
-        unfinished, ignore_errors=True
-    )  # left by a process that was killed: this one holds the lock
+    shutil.rmtree(unfinished, ignore_errors=True)  # left by a killed process: this one holds the lock
     unfinished.mkdir(mode=0o700)
     hashes, kept, unreadable = [], [], []
     try:
