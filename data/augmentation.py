@@ -12,7 +12,7 @@ MARGIN_SHARE = 8  # an image moves by at most 1/8 of its side: 4 pixels of 32, a
 def augment(
     inputs: Tensor, kind: Literal["none", "shift", "crop-flip"], generator: torch.Generator
 ) -> Tensor:
-    """Change each image of a batch at random; the batch given stays as it is.
+    """Change each image of a batch at random; ``inputs`` itself is not modified.
 
     Parameters
     ----------

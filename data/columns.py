@@ -1,4 +1,4 @@
-"""Which column of a table is what: as the settings say, else by its type, its name, or what it holds."""
+"""The role of each column of a table: as the settings say, otherwise by its type, its name or its cells."""
 
 import logging
 import os
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("flwr")
 
-_FILES = (
+_IMAGE_FILE_COLUMNS = (
     "image",
     "image_path",
     "image_file",
@@ -29,21 +29,21 @@ _FILES = (
     "filename",
     "path",
 )
-"""In small letters, as all names here: a column's are compared so."""
-_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
-_TEXTS = ("text", "sentence", "content", "question", "utterance")
-_LABELS = ("label", "labels", "class", "target", "fine_label")
-_ANSWERS = ("caption", "answer", "output", "response")
-"""Labels of images in files of instructions."""
-_INSTRUCTIONS = ("instruction", "instruction_input", "prompt", "question")
-_LOOKED_AT = 100
-"""So many of the first cells decide whether they name files."""
-_KINDS_OF_TEXT = ("string", "large_string")
+"""In lower case, as all names here; column names are compared without regard to case."""
+_IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
+_TEXT_COLUMNS = ("text", "sentence", "content", "question", "utterance")
+_LABEL_COLUMNS = ("label", "labels", "class", "target", "fine_label")
+_CAPTION_COLUMNS = ("caption", "answer", "output", "response")
+"""Names of the label column in files of instructions for images."""
+_INSTRUCTION_COLUMNS = ("instruction", "instruction_input", "prompt", "question")
+_CELLS_CHECKED = 100
+"""So many of a column's first cells decide whether it holds file names."""
+_TEXT_TYPES = ("string", "large_string")
 
 
 @dataclass(frozen=True)
 class Roles:
-    """Which column is what; empty where there is none."""
+    """The column of each role; empty where there is none."""
 
     image: str
     text: str
@@ -63,28 +63,28 @@ class Roles:
     ) -> Self:
         """Find the columns.
 
-        A pool, whose labels are not used, may lack columns that the settings name, and so may any source
-        lack those of sites and groups if these are not used.
+        The public pool, whose labels are not used, may lack columns that the settings name. Any source may
+        lack the columns of sites and groups if they are not used.
 
         Parameters
         ----------
         table
             All columns.
         settings
-            Which of them are named.
+            May name the columns.
         labelled
             Whether labels are used.
         keys
             Which of ``site`` and ``group`` are used.
         folder
-            What names of files are relative to; not absolute if there can be none.
+            Folder that file names are relative to; not absolute if the table cannot name files.
         where
             The setting and its value, for messages.
 
         Raises
         ------
         DataError
-            If a named column is not there, or it is open which one is meant.
+            If a named column does not exist, or several columns fit a role.
         """
         columns = table.column_names
         for key in ("image", "text", "label", *keys) if labelled else keys:
@@ -103,7 +103,7 @@ class Roles:
             others = {label, named("site"), named("group")}
             image = _image_column(table, where) or _file_column(table, others, folder, where)
             text = "" if image else _text_column(table)
-        label = label or _label_column(table, _LABELS + _ANSWERS if image else _LABELS)
+        label = label or _label_column(table, _LABEL_COLUMNS + _CAPTION_COLUMNS if image else _LABEL_COLUMNS)
         if labelled and not label:
             raise DataError(
                 f"{where}: which column holds the classes? Name it in data.label; there are "
@@ -111,16 +111,16 @@ class Roles:
             )
         return cls(image, text, label, named("site"), named("group"))
 
-    def mention_instructions(self, table: "Dataset", where: str) -> None:
-        """Write into the log that instructions which come with images are not what is asked."""
+    def log_unused_instructions(self, table: "Dataset", where: str) -> None:
+        """Log that instructions which come with images are not used as prompts."""
         others = {self.label, self.site, self.group}
-        for name in _columns_of_text(table, _INSTRUCTIONS) if self.image else ():
+        for name in _columns_of_text(table, _INSTRUCTION_COLUMNS) if self.image else ():
             if name in others:
                 continue
             if (count := len(table.unique(name))) > 1:
                 log.info(
-                    "%s: the %d instructions of column %r are not used: of every image a vision-language "
-                    "model is asked the run's vlm.prompt",
+                    "%s: the %d instructions in column %r are not used: the prompt for every image is the "
+                    "run's vlm.prompt",
                     where,
                     count,
                     name,
@@ -135,33 +135,33 @@ def _image_column(table: "Dataset", where: str) -> str:
 
 
 def _is_encoded(kind: object) -> bool:
-    """Tell whether a column is one of images whose file does not say so."""
+    """Tell whether a column holds encoded images without being declared as images."""
     return isinstance(kind, dict) and set(kind) == {"bytes", "path"}
 
 
 def _file_column(table: "Dataset", others: set[str], folder: Path, where: str) -> str:
-    """Return the column that has the name of one of files of images, and names files that are there."""
+    """Return the column with a known name for image files whose cells name existing files."""
     if not folder.is_absolute():  # a data set of the hub
         return ""
     named = {
-        name: list(islice(filter(None, table[name]), _LOOKED_AT))
-        for name in _columns_of_text(table, _FILES)
+        name: list(islice(filter(None, table[name]), _CELLS_CHECKED))
+        for name in _columns_of_text(table, _IMAGE_FILE_COLUMNS)
         if name not in others
     }
     found = [name for name, cells in named.items() if any(os.path.isfile(folder / cell) for cell in cells)]
-    missing = [name for name, cells in named.items() if cells and all(map(_is_name_of_image, cells))]
+    missing = [name for name, cells in named.items() if cells and all(map(_is_image_name, cells))]
     if missing and not found:
         name = missing[0]
         raise DataError(
-            f"{where}: column {name!r} names files of images, and none of the first {len(named[name])} is "
-            f"there, as {folder / named[name][0]}; if the images are not to be used, name what is in "
-            "data.text or data.features"
+            f"{where}: column {name!r} names image files, but none of the first {len(named[name])} exists, "
+            f"for example {folder / named[name][0]}; to use other columns instead, name them in data.text "
+            "or data.features"
         )
     return _only(found, where)
 
 
-def _is_name_of_image(cell: str) -> bool:
-    return cell.lower().endswith(_SUFFIXES)
+def _is_image_name(cell: str) -> bool:
+    return cell.lower().endswith(_IMAGE_SUFFIXES)
 
 
 def _only(found: Sequence[str], where: str) -> str:
@@ -171,13 +171,13 @@ def _only(found: Sequence[str], where: str) -> str:
 
 
 def _text_column(table: "Dataset") -> str:
-    """Return the column that has the name of one of texts, and holds texts."""
-    return next(iter(_columns_of_text(table, _TEXTS)), "")
+    """Return the first column with a known name for texts that holds texts."""
+    return next(iter(_columns_of_text(table, _TEXT_COLUMNS)), "")
 
 
 def _columns_of_text(table: "Dataset", names: Sequence[str]) -> list[str]:
-    """Return those of a table's columns that have one of the names, in the names' order, and hold texts."""
-    texts = [name for name, kind in table.features.items() if getattr(kind, "dtype", "") in _KINDS_OF_TEXT]
+    """Return a table's columns of texts that have one of the names, in the order of the names."""
+    texts = [name for name, kind in table.features.items() if getattr(kind, "dtype", "") in _TEXT_TYPES]
     return _named(texts, names)
 
 

@@ -1,8 +1,8 @@
 """The parts of a federation's data: the public pool, the server's test, each client's own.
 
-Every party calls these functions with the same settings and finds the same parts, so that none has to be
-sent. In a simulation one source is split over the clients; a real node may bring its own instead. From
-there on nothing tells the two apart.
+Every party calls these functions with the same settings and derives the same parts, so that nothing has to be
+sent. In a simulation one source is split over the clients; a real node may have its own data instead. Code
+that uses `ClientData` does not see the difference.
 """
 
 import functools
@@ -28,13 +28,13 @@ from protocol.values import NODES
 
 log = logging.getLogger("flwr")
 
-_FEWEST_UNITS = 3
-"""A client tests on one and trains on two, which batch norm needs."""
+_MINIMUM_CLIENT_UNITS = 3
+"""One to test on and two to train on, because batch norm needs two samples."""
 
 
 @dataclass(frozen=True, eq=False)
 class Parts:
-    """Units (int64) of a source; no unit is in two parts, and each is in one."""
+    """The units of a source (int64) by part; each unit is in exactly one part."""
 
     public: Tensor
     server_test: Tensor
@@ -67,7 +67,7 @@ class ClientData:
 
 @dataclass(frozen=True, eq=False)
 class Shared:
-    """What every party of a federation finds alike.
+    """The data that every party of a federation derives identically.
 
     Parameters
     ----------
@@ -78,9 +78,9 @@ class Shared:
     pool
         The public pool.
     form
-        How rows become a network's input.
+        How rows become a network's input, fitted on the public pool.
     classes
-        Of the federation.
+        The classes of the federation.
     """
 
     source: Source | None
@@ -95,7 +95,7 @@ class Shared:
         return self.form.shape
 
     def facts(self) -> dict[str, Any]:
-        """Return what a reader of the results must know of the data, as JSON holds it."""
+        """Return what a reader of the results needs to know about the data, as JSON values."""
         return {
             "classes": list(self.classes.names),
             "public pool": {"size": len(self.pool), "digest": self.pool.digest},
@@ -104,19 +104,21 @@ class Shared:
 
 
 def load_shared(settings: RunSettings, public_path: str = "") -> Shared:
-    """Load what every party finds alike, once a process.
+    """Load the data that every party derives identically, once per process.
 
     Parameters
     ----------
+    settings
+        The run's settings.
     public_path
-        Where ``public.source`` lies on this machine, if elsewhere.
+        Path of the public pool on this machine, if it is not ``public.source``.
 
     Raises
     ------
     DataError
         If the data cannot be read, or not divided as the settings ask.
     """
-    return _shared(_Question.of(settings, public_path))
+    return _shared(_DataKey.of(settings, public_path))
 
 
 def load_public_pool(settings: RunSettings) -> PublicPool:
@@ -125,7 +127,7 @@ def load_public_pool(settings: RunSettings) -> PublicPool:
 
 
 def load_server_test(settings: RunSettings) -> Samples | None:
-    """Load the samples on which the server tests; None if it holds none.
+    """Load the server's test samples; None if it has none.
 
     Raises
     ------
@@ -137,8 +139,8 @@ def load_server_test(settings: RunSettings) -> Samples | None:
         source = load_source("data.test-source", data.test_source, data, shared.input_shape, shared.classes)
         if data.server_test_size > len(source):
             raise DataError(
-                f"data.server-test-size = {data.server_test_size}: must be at most {len(source)}, which is "
-                f"what {source.name} holds, or 0 for all"
+                f"data.server-test-size = {data.server_test_size}: must be at most {len(source)}, the number "
+                f"of samples in {source.name}, or 0 for all"
             )
         order = torch.randperm(len(source), generator=torch_generator(settings.seed, "server-test"))
         return _samples(source, order[: data.server_test_size or None], shared.form)
@@ -157,19 +159,25 @@ def load_withheld(settings: RunSettings) -> Samples:
     """
     shared = load_shared(settings)
     if shared.source is None or shared.parts is None:
-        raise DataError(f'data.source = "{NODES}": there is no source of which samples could be withheld')
+        raise DataError(f'data.source = "{NODES}": there is no common source to withhold samples from')
     return _samples(shared.source, units_of(shared.source).rows(shared.parts.withheld), shared.form)
 
 
 def load_client_data(
     settings: RunSettings, partition_id: int, num_partitions: int, public_path: str = ""
 ) -> ClientData:
-    """Load the samples of the client with ``partition_id``, one of ``num_partitions``.
+    """Load one client's samples of a source that is split over the clients.
 
     Parameters
     ----------
+    settings
+        The run's settings.
+    partition_id
+        The client's number, from 0.
+    num_partitions
+        Number of clients.
     public_path
-        Where ``public.source`` lies on this machine, if elsewhere.
+        Path of the public pool on this machine, if it is not ``public.source``.
 
     Raises
     ------
@@ -182,20 +190,22 @@ def load_client_data(
             f'data.source = "{NODES}": every node needs data-path in its node-config, the path of its own '
             "data; in a simulation, where nodes have none, name a source to split"
         )
-    units = _client_units(_Question.of(settings, public_path), num_partitions)
+    units = _client_units(_DataKey.of(settings, public_path), num_partitions)
     who = f"client {partition_id} of {num_partitions}"
     return _client_data(shared.source, units[partition_id], shared, settings.data, who)
 
 
 def load_own_data(settings: RunSettings, path: str, public_path: str, client: str) -> ClientData:
-    """Load the data that a node holds itself.
+    """Load a node's own data.
 
     Parameters
     ----------
+    settings
+        The run's settings.
     path
-        Of the data, as `read_rows` opens it.
+        Path of the data, as `read_rows` opens it.
     public_path
-        Where ``public.source`` lies on this machine, if elsewhere.
+        Path of the public pool on this machine; empty: that of ``public.source``.
     client
         The node's name.
 
@@ -221,17 +231,28 @@ def load_own_data(settings: RunSettings, path: str, public_path: str, client: st
         raise DataError(
             f'data-path = "{path}": holds {len(source)} samples; a client needs {MINIMUM_CLIENT_SAMPLES}'
         )
-    _mention_absent(source, classes, client)
+    _log_absent_classes(source, classes, client)
     return _client_data(source, order, shared, data, f'data-path = "{path}"')
 
 
 def split_parts(
     source: Source, data_settings: DataSettings, public_settings: PublicSettings, seed: int
 ) -> Parts:
-    """Divide a source at random into the public pool, the server's test, what is withheld, and the rest.
+    """Divide a source at random into the public pool, the server's test, withheld samples and private ones.
 
-    What has a source of its own takes nothing of this one. Where groups are kept together a part may be
-    larger by less than a group.
+    A public pool or a server's test that has a source of its own takes nothing from this one. Where groups
+    are kept together, a part may be larger than asked for by less than one group.
+
+    Parameters
+    ----------
+    source
+        The source to divide.
+    data_settings
+        The sizes of the server's test and of the withheld part.
+    public_settings
+        The size of the public pool.
+    seed
+        Seed of the division.
 
     Raises
     ------
@@ -251,7 +272,7 @@ def split_parts(
     sizes = f"public.size = {public} and data.server-test-size = {test}{extra}"
     if public + test + withheld > len(source) - MINIMUM_CLIENT_SAMPLES:
         raise DataError(
-            f"{sizes}: together they must be at most {len(source) - MINIMUM_CLIENT_SAMPLES}, for "
+            f"{sizes}: together they must be at most {len(source) - MINIMUM_CLIENT_SAMPLES}, because "
             f"{source.name} has {len(source)} samples and a client needs {MINIMUM_CLIENT_SAMPLES}"
         )
     if ends[-1] > len(units) - MINIMUM_CLIENT_SAMPLES:
@@ -263,13 +284,13 @@ def split_parts(
 
 
 def units_of(source: Source) -> Units:
-    """Return what of a source is never divided: its rows, or its groups."""
+    """Return the units of a source that are never divided: its rows, or its groups."""
     return Units.of_rows(len(source)) if source.groups is None else Units.of_groups(source.groups.numbers)
 
 
 @dataclass(frozen=True)
-class _Question:
-    """All of a run's settings on which its data depend."""
+class _DataKey:
+    """The settings that a run's data depend on, as a key for caching."""
 
     data: DataSettings
     public: PublicSettings
@@ -284,8 +305,8 @@ class _Question:
 
 
 @functools.lru_cache(maxsize=4)
-def _shared(question: _Question) -> Shared:
-    data, public, seed, public_path = question.data, question.public, question.seed, question.public_path
+def _shared(data_key: _DataKey) -> Shared:
+    data, public, seed, public_path = data_key.data, data_key.public, data_key.seed, data_key.public_path
     if data.source == NODES:
         classes = _declared_classes(data)
         pool = _pool_source(data, public, public_path, None)
@@ -299,7 +320,7 @@ def _shared(question: _Question) -> Shared:
         shape = source.content.shape if isinstance(source.content, Images) else None
         pool = _pool_source(data, public, public_path, shape) if public.source else source
     rows = _pool_rows(pool, public, parts, seed)
-    form = fit_form(pool, rows, data, question.text, question.pretrained)
+    form = fit_form(pool, rows, data, data_key.text, data_key.pretrained)
     public_pool = PublicPool(inputs_of(pool, rows, form), digest_of(pool, rows, form))
     return Shared(source, parts, public_pool, form, classes)
 
@@ -307,22 +328,22 @@ def _shared(question: _Question) -> Shared:
 def _declared_classes(data: DataSettings) -> Classes:
     if not data.classes:
         raise DataError(
-            f'data.classes = "": with data.source = "{NODES}" nobody sees all labels, so the run must say '
-            "which classes there are"
+            f'data.classes = "": with data.source = "{NODES}" nobody sees all labels, so the run must name '
+            "the classes"
         )
     return Classes.declared(data.classes)
 
 
 def _pool_source(
-    data: DataSettings, public: PublicSettings, path: str, like: tuple[int, ...] | None
+    data: DataSettings, public: PublicSettings, path: str, image_shape: tuple[int, ...] | None
 ) -> Source:
     if not public.source:
         raise DataError(
             f'public.source = "": with data.source = "{NODES}" there is nothing to cut the public pool from; '
-            "name the data that all hold"
+            "name a data set that every party has"
         )
     setting, place = ("public-path", path) if path else ("public.source", public.source)
-    return load_source(setting, place, data, like, labelled=False)
+    return load_source(setting, place, data, image_shape, labelled=False)
 
 
 def _pool_rows(pool: Source, public: PublicSettings, parts: Parts | None, seed: int) -> Tensor:
@@ -331,14 +352,14 @@ def _pool_rows(pool: Source, public: PublicSettings, parts: Parts | None, seed: 
         return units_of(pool).rows(parts.public)
     if public.size > len(pool):
         raise DataError(
-            f"public.size = {public.size}: must be at most {len(pool)}, which is what {pool.name} holds"
+            f"public.size = {public.size}: must be at most {len(pool)}, the number of samples in {pool.name}"
         )
     return torch.randperm(len(pool), generator=torch_generator(seed, "public-pool"))[: public.size]
 
 
 @functools.lru_cache(maxsize=4)
-def _client_units(question: _Question, clients: int) -> list[Tensor]:
-    shared, data = _shared(question), question.data
+def _client_units(data_key: _DataKey, clients: int) -> list[Tensor]:
+    shared, data = _shared(data_key), data_key.data
     source = shared.source
     assert source is not None
     assert shared.parts is not None
@@ -348,7 +369,7 @@ def _client_units(question: _Question, clients: int) -> list[Tensor]:
         units.majority(source.labels)[private],
         data,
         clients,
-        question.seed,
+        data_key.seed,
         keys=None if keys is None else units.common(keys.numbers, f'data.site = "{data.site}"')[private],
         names=() if keys is None else keys.names,
         weights=units.sizes[private],
@@ -359,10 +380,10 @@ def _client_units(question: _Question, clients: int) -> list[Tensor]:
 def _client_data(source: Source, own: Tensor, shared: Shared, data: DataSettings, who: str) -> ClientData:
     """Divide a client's units, in random order, into train and test."""
     units = units_of(source)
-    if len(own) < _FEWEST_UNITS:
+    if len(own) < _MINIMUM_CLIENT_UNITS:
         raise DataError(
-            f'{who}: holds {len(own)} of the groups that data.group = "{data.group}" keeps together; it '
-            f"needs {_FEWEST_UNITS}, for none may be in its training and in its test part"
+            f'{who}: holds {len(own)} groups by data.group = "{data.group}"; it needs '
+            f"{_MINIMUM_CLIENT_UNITS}, because no group may be in both its training and its test part"
         )
     test_size = round(data.client_test_fraction * len(own))
     test_size = min(max(test_size, 1), len(own) - 2)
@@ -378,7 +399,7 @@ def _samples(source: Source, rows: Tensor, form: Form) -> Samples:
     return Samples(inputs_of(source, rows, form), source.labels[rows])
 
 
-def _mention_absent(source: Source, classes: Classes, client: str) -> None:
+def _log_absent_classes(source: Source, classes: Classes, client: str) -> None:
     counts = torch.bincount(source.labels, minlength=len(classes))
     if absent := [name for name, count in zip(classes.names, counts.tolist(), strict=True) if not count]:
         log.info(

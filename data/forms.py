@@ -1,8 +1,8 @@
-"""How the rows of a source become a network's input, found once on the public pool and used by all alike.
+"""How the rows of a source become a network's input, fitted once on the public pool and the same for all.
 
-The pool is the only training data that every party holds, so what is found there (an image's mean and
-deviation, a column's median, the categories, a vocabulary) is the same on all machines without anything being
-sent, and nobody's private or test samples are looked at.
+The pool is the only training data that every party holds. What is fitted on it (normalisation statistics of
+images and columns, medians, categories, a vocabulary) is therefore the same on all machines although nothing
+is sent, and no private or test sample is read for it.
 """
 
 from collections.abc import Mapping
@@ -37,9 +37,20 @@ def fit_form(
     text: TextSettings = TextSettings(),  # noqa: B008 - it is frozen
     pretrained: str = "",
 ) -> Form:
-    """Find how rows become inputs, on some rows of the public pool's source.
+    """Fit on the public pool how rows become inputs.
 
-    Texts are cut into tokens as the checkpoint ``pretrained`` does, if there is one.
+    Parameters
+    ----------
+    pool
+        The source that holds the public pool.
+    rows
+        Int64 tensor of shape (N,): the rows of ``pool`` that are the public pool.
+    settings
+        Whether images are normalised.
+    text
+        The length of texts, and the size of a vocabulary.
+    pretrained
+        Checkpoint whose tokeniser is used for texts; empty: a vocabulary is built from the pool.
 
     Raises
     ------
@@ -59,7 +70,22 @@ def fit_form(
 
 
 def digest_of(source: Source, rows: Tensor, form: Form) -> str:
-    """Fingerprint some rows as they were stored, and of texts what they become: 32 hexadecimal digits."""
+    """Fingerprint rows as they were stored, and texts also by their tokens.
+
+    Parameters
+    ----------
+    source
+        The source.
+    rows
+        Int64 tensor of shape (N,): rows of the source, in order.
+    form
+        How rows become inputs; only used for texts.
+
+    Returns
+    -------
+    str
+        32 hexadecimal digits.
+    """
     if isinstance(source.content, Texts) and isinstance(form, TextForm):
         return source.content.token_digest(rows, form)
     return source.content.digest(rows)
@@ -67,6 +93,15 @@ def digest_of(source: Source, rows: Tensor, form: Form) -> str:
 
 def inputs_of(source: Source, rows: Tensor, form: Form) -> Inputs:
     """Return some rows of a source as a network's input.
+
+    Parameters
+    ----------
+    source
+        The source.
+    rows
+        Int64 tensor of shape (N,): rows of the source, in order.
+    form
+        How rows become inputs, as fitted on the public pool.
 
     Raises
     ------
@@ -89,5 +124,5 @@ def inputs_of(source: Source, rows: Tensor, form: Form) -> Inputs:
             return texts.inputs(rows, form)
     raise DataError(
         f"{source.name} holds {_KINDS[type(source.content)]}, the public pool {_KINDS[type(form)]}: both "
-        "must be of one kind"
+        "must be of the same kind"
     )

@@ -1,7 +1,7 @@
-"""Images brought to one size and one number of channels, once a machine, and mapped into memory.
+"""Images converted to one size and one number of channels, once per machine, and mapped into memory.
 
-A real node has a fresh process for each message, and a simulation has several that serve many clients.
-None of them decodes: the first one writes every readable image's pixels into a file, and all map it.
+A real node has a new process for each message, and a simulation has several that serve many clients. Only the
+first of them decodes: it writes the pixels of all readable images into one file, which all others map.
 """
 
 import functools
@@ -31,32 +31,32 @@ if TYPE_CHECKING:
 log = logging.getLogger("flwr")
 
 _DECODED_AT_ONCE = 1000
-_LOOKED_AT = 100
-"""So many of the first images decide whether all are grey or colour."""
+_IMAGES_CHECKED = 100
+"""So many of the first images decide whether all become grey or colour."""
 _STATISTICS_BYTES = 2**26
-_NAMED = 5
+_MOST_NAMED = 5
 _HASH_BYTES = 16
 _WHITE = 255
-_CONVERTED = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
-"""Pillow's names of the pixels that it makes grey and colour of alike."""
+_SUPPORTED_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
+"""Pillow's modes that it can convert to both grey and colour."""
 _FORMAT = "1"
-"""Part of each cache folder's name; another one makes all be prepared anew."""
+"""Part of each cache folder's name; if it changes, all images are prepared again."""
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """What images are brought to."""
+    """The size and channels that images are converted to."""
 
     channels: int = 0
-    """1: grey, 3: colour, 0: colour if one of the first images is, which keeps all that grey ones hold."""
+    """1: grey, 3: colour, 0: colour if one of the first images is, since grey images lose nothing by it."""
     height: int = 0
     width: int = 0
-    """Pixels; 0: as the images are, which must then be alike."""
+    """Pixels; 0: the images' own size, which must then be the same for all."""
 
 
 @dataclass(frozen=True)
 class ImageForm:
-    """How pixels become a network's input: scaled to 0..1, less the mean, by the standard deviation."""
+    """Shape and normalisation statistics: pixels are scaled to 0..1, less the mean, over the deviation."""
 
     shape: tuple[int, int, int]
     """Channels, height and width."""
@@ -65,13 +65,13 @@ class ImageForm:
     """By channel, of pixels from 0 to 1."""
 
     def facts(self) -> dict[str, Any]:
-        """Return the form as JSON holds it."""
+        """Return the form as JSON values."""
         return {"shape": list(self.shape), "mean": list(self.mean), "deviation": list(self.deviation)}
 
 
 @dataclass(frozen=True, eq=False)
 class Images:
-    """Pixels of all readable images.
+    """The pixels of all readable images of a source.
 
     Parameters
     ----------
@@ -79,11 +79,11 @@ class Images:
         Uint8 tensor of shape (N, channels, height, width), perhaps mapped from a file.
     hashes
         Uint8 array of shape (N, 16): a hash of each image as it was stored, before it was converted, so
-        that machines whose decoders differ in a last bit still know that they hold the same.
+        that machines whose decoders differ in a last bit still agree that they hold the same images.
     kept
-        Int64 array of shape (N,): the row of the source each comes from.
+        Int64 array of shape (N,): the row of the source that each image comes from.
     white
-        The pixel that becomes 1.
+        The pixel value that is scaled to 1.
     """
 
     pixels: Tensor
@@ -105,7 +105,7 @@ class Images:
         return hashlib.blake2b(self.hashes[rows.numpy()].tobytes(), digest_size=16).hexdigest()
 
     def fit(self, rows: Tensor, normalise: bool) -> ImageForm:
-        """Find the mean and standard deviation of some images, of the first 64 MB of pixels among them."""
+        """Compute the normalisation statistics of some images, of at most the first 64 MB of their pixels."""
         channels = self.shape[0]
         if not normalise:
             return ImageForm(self.shape, (0.0,) * channels, (1.0,) * channels)
@@ -137,9 +137,9 @@ def prepare(rows: ImageRows, conversion: Conversion, count: int, max_bad: float,
     rows
         The images.
     conversion
-        What to bring them to.
+        The size and channels to convert them to.
     count
-        How many of them, from the first.
+        How many of them to use, from the first.
     max_bad
         Share of them that may be unreadable.
     setting
@@ -148,8 +148,8 @@ def prepare(rows: ImageRows, conversion: Conversion, count: int, max_bad: float,
     Raises
     ------
     DataError
-        If images differ in a way that the conversion leaves open, or too many are unreadable; the first
-        few of these are named.
+        If images differ in size or channels and the conversion does not say which to use, or if too many
+        are unreadable; the message names the first few of these.
     """
     from filelock import FileLock
 
@@ -162,10 +162,10 @@ def prepare(rows: ImageRows, conversion: Conversion, count: int, max_bad: float,
         with FileLock(folder.with_suffix(".lock")):
             if not folder.exists():
                 _write(folder, rows, conversion, count, setting)
-    except OSError as error:  # images that cannot be read raise none here
+    except OSError as error:  # an unreadable image does not raise one here
         raise DataError(
-            f"{setting}: the prepared images cannot be kept in {folder.parent} (XDG_CACHE_HOME names another "
-            f"place): {error}"
+            f"{setting}: the prepared images cannot be stored in {folder.parent} (XDG_CACHE_HOME names "
+            f"another folder): {error}"
         ) from error
     facts = json.loads((folder / "facts.json").read_text())
     _report_unreadable(facts["unreadable"], count, max_bad, setting)
@@ -178,9 +178,9 @@ def read_image(file: Path, shape: tuple[int, int, int]) -> Tensor:
     Parameters
     ----------
     file
-        PNG, JPEG and the like.
+        An encoded image: PNG, JPEG or another format that Pillow reads.
     shape
-        Channels, height and width to bring it to.
+        Channels, height and width to convert it to.
 
     Returns
     -------
@@ -190,23 +190,23 @@ def read_image(file: Path, shape: tuple[int, int, int]) -> Tensor:
     Raises
     ------
     DataError
-        If it is no image that could be learned from.
+        If it cannot be read as an image with 8 bits per channel.
     """
     try:
         image = decoded(file.read_bytes())
-        _require_bytes(image)
-    except Exception as error:  # of foreign bytes Pillow's decoders raise all sorts
+        _require_eight_bits(image)
+    except Exception as error:  # Pillow's decoders raise many kinds of errors on invalid files
         raise DataError(f"{file}: cannot be read as an image: {error}") from error
-    return torch.from_numpy(_fitted(image, shape).copy())
+    return torch.from_numpy(_as_pixels(image, shape).copy())
 
 
 def cache_folder() -> Path:
-    """Return where prepared images lie, in the user's cache folder; they may be deleted at any time."""
+    """Return the folder of prepared images, in the user's cache folder; it may be deleted at any time."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "motley"
 
 
 def in_memory(pixels: Tensor, white: int) -> Images:
-    """Return images that came as pixels, uint8 of shape (N, channels, height, width)."""
+    """Wrap images that are given as pixels, uint8 of shape (N, channels, height, width)."""
     hashes = [hashlib.blake2b(image.numpy().tobytes(), digest_size=_HASH_BYTES).digest() for image in pixels]
     table = np.frombuffer(b"".join(hashes), dtype=np.uint8).reshape(-1, _HASH_BYTES)
     return Images(pixels, table, np.arange(len(pixels)), white)
@@ -223,21 +223,21 @@ def _report_unreadable(unreadable: list[tuple[str, str]], count: int, max_bad: f
 
 def _mapped(folder: Path, shape: list[int]) -> Images:
     hashes, kept = np.load(folder / "hashes.npy"), np.load(folder / "kept.npy")
-    # Copy-on-write, because torch takes no array that cannot be written; nothing ever writes to it.
+    # Copy-on-write, because torch accepts only writable arrays; nothing ever writes to it.
     pixels = np.memmap(folder / "pixels", dtype=np.uint8, mode="c", shape=(len(kept), *shape))
     return Images(torch.from_numpy(pixels), hashes, kept)
 
 
-def _write(folder: Path, rows: ImageRows, asked: Conversion, count: int, setting: str) -> None:
-    """Write the prepared images into a folder that appears when it is whole."""
-    settled = _settled(rows, asked, count, setting)
+def _write(folder: Path, rows: ImageRows, requested: Conversion, count: int, setting: str) -> None:
+    """Write the prepared images into a folder that appears only when it is complete."""
+    resolved = _resolved(rows, requested, count, setting)
     unfinished = folder.with_name(f".{folder.name}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was killed: this one holds the lock
+    shutil.rmtree(unfinished, ignore_errors=True)  # left by a killed process: this one holds the lock
     unfinished.mkdir(mode=0o700)
     hashes, kept, unreadable = [], [], []
     try:
         with (unfinished / "pixels").open("wb") as file:
-            for row, prepared in enumerate(_converted(rows, asked, settled, count)):
+            for row, prepared in enumerate(_converted(rows, requested, resolved, count)):
                 if isinstance(prepared, _Unreadable):
                     unreadable.append((rows.name(row), prepared.reason))
                 elif isinstance(prepared, DataError):
@@ -249,7 +249,7 @@ def _write(folder: Path, rows: ImageRows, asked: Conversion, count: int, setting
         table = np.frombuffer(b"".join(hashes), dtype=np.uint8).reshape(-1, _HASH_BYTES)
         np.save(unfinished / "hashes.npy", table)
         np.save(unfinished / "kept.npy", np.array(kept, dtype=np.int64))
-        shape = [settled.channels, settled.height, settled.width]
+        shape = [resolved.channels, resolved.height, resolved.width]
         (unfinished / "facts.json").write_text(json.dumps({"shape": shape, "unreadable": unreadable}))
         unfinished.rename(folder)
     except BaseException:
@@ -268,11 +268,11 @@ class _Unreadable:
     reason: str
 
 
-def _settled(rows: ImageRows, asked: Conversion, count: int, setting: str) -> Conversion:
-    """Fill in what was not asked for, from the first images that can be read."""
+def _resolved(rows: ImageRows, requested: Conversion, count: int, setting: str) -> Conversion:
+    """Fill in the size and channels that were not requested, from the first images that can be read."""
     colour, size = False, None
     unreadable = []
-    for row in range(min(count, _LOOKED_AT)):
+    for row in range(min(count, _IMAGES_CHECKED)):
         read = _read(rows, row)
         if isinstance(read, _Unreadable):
             unreadable.append((rows.name(row), read.reason))
@@ -284,35 +284,37 @@ def _settled(rows: ImageRows, asked: Conversion, count: int, setting: str) -> Co
             f"{setting}: none of the first {len(unreadable)} images can be read: {_named(unreadable)}"
         )
     width, height = size
-    return Conversion(asked.channels or (3 if colour else 1), asked.height or height, asked.width or width)
+    return Conversion(
+        requested.channels or (3 if colour else 1), requested.height or height, requested.width or width
+    )
 
 
 def _converted(
-    rows: ImageRows, asked: Conversion, settled: Conversion, count: int
+    rows: ImageRows, requested: Conversion, resolved: Conversion, count: int
 ) -> Iterator["_Prepared | _Unreadable | DataError"]:
-    prepare_one = functools.partial(_prepare_one, rows, asked, settled)
+    prepare_one = functools.partial(_prepare_one, rows, requested, resolved)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for start in range(0, count, _DECODED_AT_ONCE):
             yield from pool.map(prepare_one, range(start, min(start + _DECODED_AT_ONCE, count)))
 
 
 def _prepare_one(
-    rows: ImageRows, asked: Conversion, settled: Conversion, row: int
+    rows: ImageRows, requested: Conversion, resolved: Conversion, row: int
 ) -> "_Prepared | _Unreadable | DataError":
     read = _read(rows, row)
     if isinstance(read, _Unreadable):
         return read
     content, image = read
-    if not asked.width and image.size != (settled.width, settled.height):
+    if not requested.width and image.size != (resolved.width, resolved.height):
         return DataError(
-            f"an image of {image.width}x{image.height} pixels, the first has {settled.width}x"
-            f"{settled.height}: set data.image-size, to which all are resized"
+            f"an image of {image.width}x{image.height} pixels, the first has {resolved.width}x"
+            f"{resolved.height}: set data.image-size, to which all are resized"
         )
-    if not asked.channels and settled.channels == 1 and _is_colour(image):
+    if not requested.channels and resolved.channels == 1 and _is_colour(image):
         return DataError(
             "an image in colour, the first are grey: set data.channels = 1 or 3, to which all are converted"
         )
-    pixels = _fitted(image, (settled.channels, settled.height, settled.width))
+    pixels = _as_pixels(image, (resolved.channels, resolved.height, resolved.width))
     return _Prepared(pixels.tobytes(), hashlib.blake2b(content, digest_size=_HASH_BYTES).digest())
 
 
@@ -320,24 +322,24 @@ def _read(rows: ImageRows, row: int) -> "tuple[bytes, Image] | _Unreadable":
     try:
         content = rows.content(row)
         image = rows.decode(content)
-        _require_bytes(image)
-    except Exception as error:  # of foreign bytes Pillow's decoders raise all sorts
+        _require_eight_bits(image)
+    except Exception as error:  # Pillow's decoders raise many kinds of errors on invalid files
         return _Unreadable(f"{type(error).__name__}: {error}")
     return content, image
 
 
-def _require_bytes(image: "Image") -> None:
+def _require_eight_bits(image: "Image") -> None:
     if image.mode.startswith(("I", "F")):  # Pillow would cut these off at 255
         raise ValueError(
-            f"its pixels are {image.mode}, they must have 8 bits: scale them to 0..255, for a file does "
-            "not say how bright its brightest are"
+            f"its pixels are {image.mode}, they must have 8 bits: scale them to 0..255, because the "
+            "file does not say which value is white"
         )
-    if image.mode not in _CONVERTED:
-        raise ValueError(f"its pixels are {image.mode}, they must be one of {', '.join(_CONVERTED)}")
+    if image.mode not in _SUPPORTED_MODES:
+        raise ValueError(f"its pixels are {image.mode}, they must be one of {', '.join(_SUPPORTED_MODES)}")
 
 
-def _fitted(image: "Image", shape: tuple[int, int, int]) -> NDArray[np.uint8]:
-    """Bring an image to channels, height and width."""
+def _as_pixels(image: "Image", shape: tuple[int, int, int]) -> NDArray[np.uint8]:
+    """Convert an image to channels, height and width."""
     channels, height, width = shape
     image = image.convert("L" if channels == 1 else "RGB")
     if image.size != (width, height):
@@ -346,8 +348,8 @@ def _fitted(image: "Image", shape: tuple[int, int, int]) -> NDArray[np.uint8]:
 
 
 def _named(unreadable: Sequence[tuple[str, str]]) -> str:
-    more = f" and {len(unreadable) - _NAMED} more" if len(unreadable) > _NAMED else ""
-    return "; ".join(f"{name}: {reason}" for name, reason in unreadable[:_NAMED]) + more
+    more = f" and {len(unreadable) - _MOST_NAMED} more" if len(unreadable) > _MOST_NAMED else ""
+    return "; ".join(f"{name}: {reason}" for name, reason in unreadable[:_MOST_NAMED]) + more
 
 
 def _is_colour(image: "Image") -> bool:

@@ -1,4 +1,4 @@
-"""What a network is fed, a batch at a time: pixels, rows of numbers, texts."""
+"""The inputs of a network, read a batch at a time: pixels, rows of numbers, texts."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 CPU = torch.device("cpu")
-SMALL = 2**30
-"""Pixels of at most so many bytes are copied to a GPU; more stay where they lie, mapped into memory."""
+MOST_COPIED_BYTES = 2**30
+"""Pixels of at most so many bytes are copied to a GPU; more than that stay in the file mapped into memory."""
 
 
 class Inputs(Protocol):
@@ -21,16 +21,16 @@ class Inputs(Protocol):
 
     @property
     def device(self) -> torch.device:
-        """Where batches come out."""
+        """Device of the batches."""
 
     def __len__(self) -> int:
-        """How many there are."""
+        """Return the number of samples."""
 
     def __getitem__(self, indices: Tensor) -> Tensor:
         """Return the batch at ``indices``, an int64 tensor of shape (batch,) on any device."""
 
     def take(self, indices: Tensor) -> Self:
-        """Return the inputs at ``indices`` as inputs again."""
+        """Return the inputs at ``indices`` as `Inputs`."""
 
     def to(self, device: torch.device | str) -> Self:
         """Return the same inputs with batches on ``device``."""
@@ -45,7 +45,7 @@ def in_batches(inputs: Inputs, most: int) -> Iterator[Tensor]:
 
 @dataclass(frozen=True, eq=False)
 class TensorInputs:
-    """Inputs that are numbers already.
+    """Inputs that are stored as floats.
 
     Parameters
     ----------
@@ -62,7 +62,7 @@ class TensorInputs:
 
     @property
     def device(self) -> torch.device:
-        """Where batches come out."""
+        """Device of the batches."""
         return self.values.device
 
     def __len__(self) -> int:
@@ -82,18 +82,18 @@ class TensorInputs:
 
 @dataclass(frozen=True, eq=False)
 class PixelInputs:
-    """Images kept as bytes, a quarter of float32; a batch is scaled to (pixel - mean) / deviation when asked.
+    """Images stored as bytes, a quarter of float32; a batch is (pixel - mean) / deviation, in float32.
 
     Parameters
     ----------
     pixels
         Uint8 tensor of shape (M, channels, height, width), perhaps a file mapped into memory.
     rows
-        Int64 CPU tensor of shape (N,): which of them these are.
+        Int64 CPU tensor of shape (N,): the rows of ``pixels`` that are the samples.
     mean, deviation
-        Per channel, in units of a pixel; shape (channels, 1, 1).
+        Normalisation statistics by channel, in units of a pixel; shape (channels, 1, 1).
     device
-        Where batches come out.
+        Device of the batches.
     """
 
     pixels: Tensor
@@ -113,7 +113,7 @@ class PixelInputs:
     def __getitem__(self, indices: Tensor) -> Tensor:
         rows = self.rows[indices.to(self.rows.device)]
         batch = self.pixels[rows.to(self.pixels.device)].to(self.device)
-        if self.device.type == "cuda":  # the layout that its convolutions are fastest in
+        if self.device.type == "cuda":  # the memory layout in which its convolutions are fastest
             batch = batch.contiguous(memory_format=torch.channels_last)
         return batch.to(torch.float32).sub_(self.mean).div_(self.deviation)
 
@@ -122,10 +122,10 @@ class PixelInputs:
         return replace(self, rows=self.rows[indices.to(self.rows.device)])
 
     def to(self, device: torch.device | str) -> Self:
-        """Return the same inputs with batches on ``device``; to another device small ones are copied."""
+        """Return the same inputs with batches on ``device``; pixels move there if they are few enough."""
         device = torch.device(device)
         pixels, rows = self.pixels, self.rows
-        if device.type != pixels.device.type and len(rows) * pixels[:1].nbytes <= SMALL:
+        if device.type != pixels.device.type and len(rows) * pixels[:1].nbytes <= MOST_COPIED_BYTES:
             pixels, rows = pixels[rows.to(pixels.device)].to(device), torch.arange(len(rows))
         mean, deviation = self.mean.to(device), self.deviation.to(device)
         return replace(self, pixels=pixels, rows=rows, mean=mean, deviation=deviation, device=device)
@@ -133,16 +133,16 @@ class PixelInputs:
 
 @dataclass(frozen=True, eq=False)
 class TokenInputs:
-    """Texts as ids of tokens, half of int64; a batch is as long as its longest text.
+    """Texts as token ids in int32, half of int64; a batch is as long as its longest text.
 
     Parameters
     ----------
     tokens
-        Int32 tensor of shape (N, positions), filled up with 0.
+        Int32 tensor of shape (N, positions), padded with 0.
     lengths
-        Int64 CPU tensor of shape (N,): how many of a row are the text's.
+        Int64 CPU tensor of shape (N,): the number of tokens of each text.
     shape
-        Most tokens of a text, and the size of the vocabulary.
+        Largest number of tokens of a text, and the size of the vocabulary.
     """
 
     tokens: Tensor
@@ -151,7 +151,7 @@ class TokenInputs:
 
     @property
     def device(self) -> torch.device:
-        """Where batches come out."""
+        """Device of the batches."""
         return self.tokens.device
 
     def __len__(self) -> int:
@@ -168,5 +168,5 @@ class TokenInputs:
         return replace(self, tokens=tokens, lengths=self.lengths[indices.to(self.lengths.device)])
 
     def to(self, device: torch.device | str) -> Self:
-        """Return the same texts on ``device``; their lengths stay, for they say how large a batch is."""
+        """Return the same texts on ``device``; lengths stay on the CPU, where a batch's size is computed."""
         return replace(self, tokens=self.tokens.to(device))

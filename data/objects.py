@@ -1,4 +1,4 @@
-"""Tables that are kept as JSON: a list of objects, or an object a line, as files of instructions are."""
+"""Tables in JSON, as files of instructions are: a list of objects, or one object per line."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -11,17 +11,17 @@ from protocol.errors import DataError
 if TYPE_CHECKING:
     from datasets import Dataset
 
-LIST, LINES = ".json", ".jsonl"
-"""What the names of such files end in."""
+JSON_SUFFIX, JSON_LINES_SUFFIX = ".json", ".jsonl"
 
-_KINDS = {dict: "an object", list: "a list", str: "a text", bool: "a truth value", type(None): "null"}
-_ALLOWED = "a value must be a text, a number, true, false or null"
+_KINDS = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", type(None): "null"}
+_ALLOWED = "a value must be a string, a number, true, false or null"
 
 
 def read_objects(path: Path, where: str) -> "Dataset":
-    """Read a file of objects as a table: a column a key, a row an object, a gap where a key is missing.
+    """Read a JSON file as a table: a row for each object, a column for each key.
 
-    A column of texts and numbers is one of texts, as it is in a csv file.
+    Where an object lacks a key, the cell is missing. A column that mixes strings and numbers becomes one of
+    strings, as in a csv file.
 
     Parameters
     ----------
@@ -33,7 +33,7 @@ def read_objects(path: Path, where: str) -> "Dataset":
     Raises
     ------
     DataError
-        If it is no such file, naming the row and the key.
+        If the file cannot be read so; the message names the row and the key.
     """
     from datasets import Dataset
 
@@ -41,13 +41,13 @@ def read_objects(path: Path, where: str) -> "Dataset":
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{where}: cannot be read: {type(error).__name__}: {error}") from error
-    found = list(_lines(text, where)) if path.suffix == LINES else _list(text, where)
+    found = list(_lines(text, where)) if path.suffix == JSON_LINES_SUFFIX else _list(text, where)
     rows = [_flat(one, f"{where}, row {row}") for row, one in enumerate(found)]
     keys = dict.fromkeys(key for row in rows for key in row)
     try:
         return Dataset.from_dict({key: _column([row.get(key) for row in rows]) for key in keys})
     except (ValueError, OverflowError) as error:  # as pyarrow converts
-        raise DataError(f"{where}: holds a value that no table can: {error}") from error
+        raise DataError(f"{where}: holds a value that a table cannot store: {error}") from error
 
 
 def _list(text: str, where: str) -> list[Any]:
@@ -70,7 +70,7 @@ def _parsed(text: str, where: str) -> Any:  # noqa: ANN401
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{where}: is no JSON: {error}") from error
+        raise DataError(f"{where}: is not valid JSON: {error}") from error
 
 
 def _flat(found: object, where: str) -> dict[str, Any]:
@@ -78,7 +78,7 @@ def _flat(found: object, where: str) -> dict[str, Any]:
         raise DataError(f"{where}: must be an object, but is {_kind(found)}")
     for key, value in found.items():
         if "\0" in key:
-            raise DataError(f"{where}: key {key!r} holds a character that no column's name can")
+            raise DataError(f"{where}: key {key!r} holds a character that is not allowed in a column's name")
         if isinstance(value, dict | list):
             raise DataError(f"{where}: key {key!r} holds {_kind(value)}; {_ALLOWED}")
     return found

@@ -1,4 +1,4 @@
-"""How private samples are split over clients, most often by Flower Datasets' partitioners."""
+"""How private samples are split over clients, mostly by Flower Datasets' partitioners."""
 
 import heapq
 import math
@@ -17,7 +17,7 @@ from protocol.settings import DataSettings
 if TYPE_CHECKING:
     from flwr_datasets.partitioner import Partitioner
 
-MINIMUM_CLIENT_SAMPLES = 4  # a train and a test part, of which batch norm needs two to train on
+MINIMUM_CLIENT_SAMPLES = 4  # a train and a test part; batch norm needs two samples to train on
 _MOST_NAMES = 10  # in a message
 
 
@@ -50,9 +50,10 @@ def partition(
     clients
         Number of parts.
     seed
-        All that the split depends on besides the other arguments.
+        Seed of the split.
     keys, names, weights
-        Of ``natural``, see there. ``weights`` besides make messages of other splits speak of groups.
+        For ``natural``, see there. In other splits ``weights`` only tells whether error messages speak of
+        samples or of groups.
 
     Returns
     -------
@@ -69,7 +70,7 @@ def partition(
             raise DataError('data.split = "natural": needs data.site or data.group, the column to split by')
         return natural(keys, names, settings, clients, seed, weights)
     unit = "samples" if weights is None or bool((weights == 1).all()) else "groups"
-    # Partitioners hand out a class in the order of the data set, and sources are rarely in random order.
+    # Partitioners own out a class in the order of the data set, and sources are rarely in random order.
     order = torch.randperm(len(targets), generator=torch_generator(seed, "partition-order"))
     # InnerDirichletPartitioner takes classes to be 0, 1, 2, ... without gaps.
     classes, labels = torch.unique(targets[order], return_inverse=True)
@@ -97,24 +98,24 @@ def natural(
 ) -> list[Tensor]:
     """Split samples, or groups of them, over clients by whole sites.
 
-    Sites are dealt from the largest to the smallest, each to the client that holds the fewest
-    samples by then; of equals, the site of the first name and the first client. Clients are in the
-    order of the first name that they hold: with as many clients as sites, client i has the i-th.
-    Who gets which sites does not depend on the seed.
+    Sites are assigned from the largest to the smallest, each to the client with the fewest samples so
+    far; ties go to the first name and the first client. Clients are ordered by the first name that they
+    hold: with as many clients as sites, client i has the i-th site. Who gets which sites does not
+    depend on the seed.
 
     Parameters
     ----------
     keys
         Int64 tensor of shape (N,): the position in ``names`` of each sample's site.
     names
-        Of the sites, in any order; those without a sample do not count. Sites are taken in the
-        order of their names, in which 2 comes before 10.
+        The sites' names, in any order; sites without a sample are ignored. Sites are ordered by
+        name, with numbers by their value: 2 comes before 10.
     settings
-        Name the column in messages.
+        Name the column, for messages.
     clients
         Number of parts, at most the number of sites.
     seed
-        What the order of each client's samples follows from.
+        Seed of the order of each client's samples.
     weights
         Int64 tensor of shape (N,), above 0: how many samples each group holds; ``None`` if samples
         are split.
@@ -135,18 +136,18 @@ def natural(
     if not 1 <= clients <= len(sites):
         column = f'data.site = "{settings.site}"' if settings.site else f'data.group = "{settings.group}"'
         raise DataError(
-            f'num-partitions = {clients}: must be at most {len(sites)} with data.split = "natural", for '
+            f'num-partitions = {clients}: must be at most {len(sites)} with data.split = "natural", because '
             f"{column} has {len(sites)} values: {_listed([names[site] for site in sites])}"
         )
     sizes: list[int] = torch.zeros(len(names), dtype=torch.int64).index_add(0, keys, weights).tolist()
     client_of_site = torch.empty(len(names), dtype=torch.int64)
-    for client, hand in enumerate(_deal(sites, sizes, clients)):
-        client_of_site[hand] = client
-        held = sum(sizes[site] for site in hand)
+    for client, own in enumerate(_assign_sites(sites, sizes, clients)):
+        client_of_site[own] = client
+        held = sum(sizes[site] for site in own)
         if held < MINIMUM_CLIENT_SAMPLES:
             raise DataError(
                 f'num-partitions = {clients}: with data.split = "natural" a client would hold the {held} '
-                f"samples of {_listed([names[site] for site in hand])}, and it needs "
+                f"samples of {_listed([names[site] for site in own])}, and it needs "
                 f"{MINIMUM_CLIENT_SAMPLES}; choose fewer clients or another split"
             )
     order = torch.randperm(len(keys), generator=torch_generator(seed, "partition-order"))
@@ -154,16 +155,16 @@ def natural(
     return list(torch.split(order[owners.argsort(stable=True)], owners.bincount(minlength=clients).tolist()))
 
 
-def _deal(sites: Sequence[int], sizes: Sequence[int], clients: int) -> list[list[int]]:
-    """Deal sites to clients so that sums of ``sizes[site]`` are nearly equal; order as in ``sites``."""
-    hands: list[list[int]] = [[] for _ in range(clients)]
+def _assign_sites(sites: Sequence[int], sizes: Sequence[int], clients: int) -> list[list[int]]:
+    """Assign sites so that clients' sums of ``sizes[site]`` are nearly equal; order as in ``sites``."""
+    assigned: list[list[int]] = [[] for _ in range(clients)]
     held = [(0, client) for client in range(clients)]
     for site in sorted(sites, key=lambda site: -sizes[site]):
         least, client = held[0]
         heapq.heapreplace(held, (least + sizes[site], client))
-        hands[client].append(site)
+        assigned[client].append(site)
     place = {site: place for place, site in enumerate(sites)}
-    return sorted((sorted(hand, key=place.__getitem__) for hand in hands), key=lambda hand: place[hand[0]])
+    return sorted((sorted(own, key=place.__getitem__) for own in assigned), key=lambda own: place[own[0]])
 
 
 def _name_order(name: str) -> tuple[list[str | int], str]:
@@ -182,25 +183,25 @@ def _require_possible(samples: int, classes: int, settings: DataSettings, client
     if not 1 <= clients <= most:
         split, which = (f' with data.split = "{settings.split}"', "the smallest") if uneven else ("", "a")
         raise DataError(
-            f"num-partitions = {clients}: must be 1 to {most}{split}, for there are {samples} private {unit} "
-            f"and {which} client needs {MINIMUM_CLIENT_SAMPLES}"
+            f"num-partitions = {clients}: must be 1 to {most}{split}, because there are {samples} private "
+            f"{unit} and {which} client needs {MINIMUM_CLIENT_SAMPLES}"
         )
     if settings.split == "pathological":
         fewest = max(1, classes - clients + 1)
         if not fewest <= settings.classes_per_client <= classes:
             raise DataError(
                 f"data.classes-per-client = {settings.classes_per_client}: must be {fewest} to {classes} "
-                f"with {clients} clients, for there are {classes} classes and each needs one that holds it"
+                f"with {clients} clients, because there are {classes} classes and some client must hold each"
             )
     if settings.split == "shards" and settings.shards_per_client > samples // clients:
         raise DataError(
             f"data.shards-per-client = {settings.shards_per_client}: must be 1 to {samples // clients} with "
-            f"{clients} clients, for there are {samples} private {unit} and none may be left without one"
+            f"{clients} clients, because there are {samples} private {unit} and no shard may be empty"
         )
 
 
 def _most_clients(settings: DataSettings, samples: int) -> int:
-    """Return how many clients ``linear`` or ``exponential`` can serve, of which the first gets least."""
+    """Return the largest number of clients of ``linear`` or ``exponential``; the first client gets least."""
 
     def least(clients: int) -> int:
         if settings.split == "linear":
@@ -216,19 +217,19 @@ def _most_clients(settings: DataSettings, samples: int) -> int:
 
 
 def _shards(order: Tensor, labels: Tensor, shards: int, clients: int, seed: int) -> list[Tensor]:
-    """Sort by class, cut into shards and deal ``shards`` to each client (McMahan et al. 2017, section 3).
+    """Sort by class, cut into shards and assign ``shards`` to each client (McMahan et al. 2017, section 3).
 
-    Flower's ShardPartitioner does so too, but leaves out what does not fill shards of one size.
+    Flower's ShardPartitioner does so too, but drops the samples that do not fill shards of equal size.
     """
     generator = torch.Generator().manual_seed(seed)
-    # Sizes come from the clients', not from the whole, so that those with larger shards have no more of them.
+    # Each client's own size is divided into its shards, so that the sizes of clients differ by at most one.
     wholes = torch.arange(len(order)).tensor_split(clients)
     sizes = torch.tensor([len(shard) for whole in wholes for shard in whole.tensor_split(shards)])
-    # The shard at each place in the order of classes; client 0 has the first shards, client 1 the next.
-    dealt = torch.randperm(len(sizes), generator=generator)
-    cut = torch.split(order[labels.argsort(stable=True)], sizes[dealt].tolist())
-    hands = dealt.argsort().view(clients, shards).tolist()
-    parts = [torch.cat([cut[place] for place in hand]) for hand in hands]
+    # The shard at each place in the order of classes; client 0 owns the first shards, client 1 the next.
+    shuffled = torch.randperm(len(sizes), generator=generator)
+    cut = torch.split(order[labels.argsort(stable=True)], sizes[shuffled].tolist())
+    assigned = shuffled.argsort().view(clients, shards).tolist()
+    parts = [torch.cat([cut[place] for place in own]) for own in assigned]
     return [part[torch.randperm(len(part), generator=generator)] for part in parts]
 
 

@@ -15,10 +15,10 @@ class PublicPool:
     Parameters
     ----------
     inputs
-        Of |P| samples.
+        The inputs of |P| samples.
     digest
-        Fingerprint of the samples as they were stored, and of what texts become, 32 hexadecimal digits;
-        parties whose digests differ hold different pools, and positions in one mean nothing in the other.
+        Fingerprint of the samples as they were stored, and for texts of their tokens: 32 hexadecimal digits.
+        Parties whose digests differ hold different pools, and positions in one mean nothing in the other.
     """
 
     inputs: Inputs

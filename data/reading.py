@@ -1,4 +1,4 @@
-"""From the name of a data set to its rows, by Hugging Face's ``datasets`` and by torchvision."""
+"""Reads the rows of a data set from disk or the hub, by Hugging Face's ``datasets`` and by torchvision."""
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from data.objects import LINES, LIST, read_objects
+from data.objects import JSON_LINES_SUFFIX, JSON_SUFFIX, read_objects
 from data.rows import ArrayImages
 from protocol.errors import DataError
 from protocol.values import split_source
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 _TRAIN = "train"
-_OF_VALIDATION = ("dev", "val", "valid")
-"""Names of files of which datasets makes the split ``validation``."""
+_VALIDATION_NAMES = ("dev", "val", "valid")
+"""File names that ``datasets`` reads as the split ``validation``."""
 _PLACEHOLDER = "/path/to/"
 _CSV = (".csv", ".csv.gz")
-_WHOLE: Mapping[str, Any] = {"chunksize": 2**31}
-"""Option to read a csv file at once: else its first 10,000 rows decide what kind each column has."""
-_OF_NO_ROWS = ("corresponds to no data", "BatchSize must be greater than 0")
-"""What datasets and pyarrow say of a table without rows."""
+_IN_ONE_CHUNK: Mapping[str, Any] = {"chunksize": 2**31}
+"""Option to read a csv file at once; otherwise its first 10,000 rows decide the type of each column."""
+_NO_ROWS_ERRORS = ("corresponds to no data", "BatchSize must be greater than 0")
+"""Parts of the errors that ``datasets`` and pyarrow raise for a table without rows."""
 _HUB_SECONDS = 5.0
 
 
@@ -37,11 +37,11 @@ class Rows:
     Parameters
     ----------
     table
-        Its columns; a memory map, so that only what is looked at takes memory.
+        Its columns, mapped into memory, so that only what is read takes memory.
     arrays
-        Its images if they are no column of the table.
+        Its images, if they are not a column of the table.
     folder
-        What names of files in the table are relative to.
+        Folder that file names in the table are relative to.
     """
 
     table: "Dataset"
@@ -64,7 +64,7 @@ def read_rows(source: str, where: str) -> Rows:
     Raises
     ------
     DataError
-        If there is nothing, or nothing that can be read.
+        If the data set does not exist or cannot be read.
     """
     place, split = split_source(source)
     path = Path(place).expanduser()
@@ -72,11 +72,11 @@ def read_rows(source: str, where: str) -> Rows:
         return Rows(_chosen(_from_hub(place, where), split, where))
     if place.startswith(_PLACEHOLDER):
         raise DataError(
-            f"{where}: this is a recipe's placeholder; put in the path of your copy "
+            f"{where}: this is a recipe's placeholder; replace it by the path of your copy "
             "(README, “Getting the data sets”)"
         )
     if not path.exists():
-        raise DataError(f"{where}: there is nothing at this path")
+        raise DataError(f"{where}: this path does not exist")
     if path.is_dir() and (found := _torchvision_sets(path)):
         return _from_torchvision(found, split or _TRAIN, where)
     folder = path if path.is_dir() else path.parent
@@ -88,31 +88,31 @@ def _from_disk(path: Path, where: str) -> Any:  # noqa: ANN401
 
     datasets.disable_progress_bars()
     opener: Callable[[], Any]
-    if path.suffix in (LIST, LINES) and path.is_file():
+    if path.suffix in (JSON_SUFFIX, JSON_LINES_SUFFIX) and path.is_file():
         return read_objects(path, where)
     if path.is_dir() and ((path / "dataset_dict.json").exists() or (path / "state.json").exists()):
         opener = partial(datasets.load_from_disk, str(path))
     elif path.is_dir():
-        opener = partial(datasets.load_dataset, str(path), **(_WHOLE if _is_all_csv(path) else {}))
+        opener = partial(datasets.load_dataset, str(path), **(_IN_ONE_CHUNK if _is_all_csv(path) else {}))
     elif path.name.endswith(_CSV):
-        opener = partial(datasets.load_dataset, "csv", data_files=str(path), **_WHOLE)
+        opener = partial(datasets.load_dataset, "csv", data_files=str(path), **_IN_ONE_CHUNK)
     elif path.suffix == ".parquet":
         opener = partial(datasets.load_dataset, "parquet", data_files=str(path))
     else:
-        kinds = ", ".join((".parquet", *_CSV, LIST))
-        raise DataError(f"{where}: must be a folder, or a file that ends in {kinds} or {LINES}")
+        kinds = ", ".join((".parquet", *_CSV, JSON_SUFFIX))
+        raise DataError(f"{where}: must be a folder, or a file that ends in {kinds} or {JSON_LINES_SUFFIX}")
     try:
         with _offline():
             return opener()
-    except Exception as error:  # the readers of foreign files raise all sorts
+    except Exception as error:  # readers raise many kinds of errors on invalid files
         reason = _reason(error)
-        if any(hint in reason for hint in _OF_NO_ROWS):
+        if any(hint in reason for hint in _NO_ROWS_ERRORS):
             raise DataError(f"{where}: holds no rows") from error
         raise DataError(f"{where}: cannot be read: {reason}") from error
 
 
 def _is_all_csv(folder: Path) -> bool:
-    """Tell whether a folder holds tables in text, and neither images nor other tables."""
+    """Tell whether a folder holds csv files only."""
     visible = [path.name for path in folder.iterdir() if not path.name.startswith((".", "README"))]
     return bool(visible) and all(name.endswith(_CSV) for name in visible)
 
@@ -122,33 +122,33 @@ def _from_hub(place: str, where: str) -> Any:  # noqa: ANN401
 
     datasets.disable_progress_bars()
     name, _, configuration = place.partition(":")
-    silence = _silence_of_the_hub()
+    unreachable = _why_hub_is_unreachable()
     try:
-        with _offline() if silence else nullcontext():
+        with _offline() if unreachable else nullcontext():
             return datasets.load_dataset(name, configuration or None)
-    except Exception as error:  # of the network, of the hub, of the data set's own files
+    except Exception as error:  # from the network, the hub or the data set's own files
         raise DataError(
-            f"{where}: no path (it does not begin with / or ~), and as a data set of the Hugging Face hub it "
-            f"cannot be loaded: {silence or _reason(error)}. Without a network, save it elsewhere with "
+            f"{where}: not a path (it does not begin with / or ~), and cannot be loaded as a data set of the "
+            f"Hugging Face hub: {unreachable or _reason(error)}. Without a network, save it elsewhere with "
             "datasets' save_to_disk and give the folder's path"
         ) from error
 
 
-def _silence_of_the_hub() -> str:
-    """Ask the hub once, and return why it does not answer; its own client asks for half a minute."""
+def _why_hub_is_unreachable() -> str:
+    """Ask the hub once; return why it does not answer, or empty. Its own client retries for half a minute."""
     from datasets.config import HF_ENDPOINT
     from huggingface_hub import get_session
 
     try:
         get_session().head(HF_ENDPOINT, timeout=_HUB_SECONDS)
-    except Exception as error:  # of the library by which this version of the client asks
+    except Exception as error:  # which HTTP library raises depends on the client's version
         return f"{HF_ENDPOINT} does not answer ({_reason(error)}), and datasets' cache holds no copy"
     return ""
 
 
 @contextmanager
 def _offline() -> Iterator[None]:
-    """Let datasets ask nobody: it counts uses even of files on disk, and looks for hub ids in its cache."""
+    """Keep datasets off the network: it reports usage even of files on disk; hub ids come from its cache."""
     from datasets import config
 
     before = config.HF_HUB_OFFLINE
@@ -160,7 +160,7 @@ def _offline() -> Iterator[None]:
 
 
 def _chosen(found: Any, split: str, where: str) -> "Dataset":  # noqa: ANN401
-    """Return one split of what was found: the one asked for, ``train``, or the only one."""
+    """Return one split of what was loaded: the one asked for, otherwise ``train``, otherwise the only one."""
     from datasets import Dataset
 
     if isinstance(found, Dataset):
@@ -169,11 +169,13 @@ def _chosen(found: Any, split: str, where: str) -> "Dataset":  # noqa: ANN401
         dataset = found
     else:
         wanted = split or (_TRAIN if _TRAIN in found else next(iter(found)) if len(found) == 1 else "")
-        if wanted in _OF_VALIDATION and wanted not in found:
+        if wanted in _VALIDATION_NAMES and wanted not in found:
             wanted = "validation"
         if wanted not in found:
             splits = ", ".join(found)
-            raise DataError(f"{where}: name a split after #, as #{next(iter(found))}; there are {splits}")
+            raise DataError(
+                f"{where}: name a split after #, for example #{next(iter(found))}; there are {splits}"
+            )
         dataset = found[wanted]
     if not len(dataset):
         raise DataError(f"{where}: holds no rows")
@@ -181,13 +183,13 @@ def _chosen(found: Any, split: str, where: str) -> "Dataset":  # noqa: ANN401
 
 
 def _reason(error: Exception) -> str:
-    cause = error.__cause__ or error  # datasets wraps what went wrong in an error of its own
+    cause = error.__cause__ or error  # datasets wraps the cause in an error of its own
     return f"{type(cause).__name__}: {cause}".strip()
 
 
 # --- torchvision ---------------------------------------------------------------------------------
 
-_MARKERS = {
+_TORCHVISION_MARKERS = {
     "cifar-10-batches-py": "CIFAR10",
     "cifar-100-python": "CIFAR100",
     "MNIST/raw": "MNIST",
@@ -196,26 +198,30 @@ _MARKERS = {
     "QMNIST/raw": "QMNIST",
     "train_32x32.mat": "SVHN",
 }
-"""What each data set leaves in the folder it was downloaded to."""
+"""A file or folder by which each data set is recognised in the folder it was downloaded to."""
 
 
 @dataclass(frozen=True)
-class _Found:
+class _TorchvisionSet:
     name: str
     root: Path
 
 
-def _torchvision_sets(path: Path) -> list[_Found]:
-    inside = [_Found(name, path) for marker, name in _MARKERS.items() if (path / marker).exists()]
+def _torchvision_sets(path: Path) -> list[_TorchvisionSet]:
+    inside = [
+        _TorchvisionSet(name, path)
+        for marker, name in _TORCHVISION_MARKERS.items()
+        if (path / marker).exists()
+    ]
     itself = [
-        _Found(name, path.parent)
-        for marker, name in _MARKERS.items()
+        _TorchvisionSet(name, path.parent)
+        for marker, name in _TORCHVISION_MARKERS.items()
         if marker.split("/")[0] == path.name and (path.parent / marker).exists()
     ]
     return inside or itself
 
 
-def _from_torchvision(found: list[_Found], split: str, where: str) -> Rows:
+def _from_torchvision(found: list[_TorchvisionSet], split: str, where: str) -> Rows:
     import torchvision.datasets
     from datasets import ClassLabel, Dataset, Features
 
@@ -229,7 +235,7 @@ def _from_torchvision(found: list[_Found], split: str, where: str) -> Rows:
     kind = getattr(torchvision.datasets, name)
     try:
         whole = kind(root, split=split) if name == "SVHN" else kind(root, train=split == "train")
-    except Exception as error:  # missing, cut off, of another checksum
+    except Exception as error:  # files that are missing, truncated or have another checksum
         raise DataError(f"{where}: torchvision cannot read {name} there: {_reason(error)}") from error
     targets = np.asarray(whole.labels if name == "SVHN" else whole.targets, dtype=np.int64)
     targets = targets[:, 0] if targets.ndim == 2 else targets  # QMNIST's have more columns

@@ -20,30 +20,30 @@ class ImageRows(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """Changes whenever an image does."""
+        """A text that changes whenever an image does."""
 
     def __len__(self) -> int:
-        """How many there are."""
+        """Return the number of images."""
 
     def name(self, row: int) -> str:
-        """Return what messages call an image."""
+        """Return the name of an image in messages."""
 
     def content(self, row: int) -> bytes:
-        """Return the bytes of an image as they are stored; whatever it raises, the image is unreadable."""
+        """Return the bytes of an image as they are stored; any exception means that it is unreadable."""
 
     def decode(self, content: bytes) -> "Image":
-        """Return the image of some bytes; whatever it raises, the image is unreadable."""
+        """Decode the bytes of an image; any exception means that it is unreadable."""
 
 
 class EncodedImages:
-    """A column of a data set: PNG, JPEG and the like, inside it or in files that it names.
+    """A column of encoded images (PNG, JPEG, …), in the data set itself or in files that it names.
 
     Parameters
     ----------
     dataset, column
         Where the images or the names of their files are.
     folder
-        What names of files are relative to.
+        Folder that file names are relative to.
     """
 
     def __init__(self, dataset: "Dataset", column: str, folder: Path) -> None:
@@ -58,7 +58,7 @@ class EncodedImages:
         return len(self._column)
 
     def name(self, row: int) -> str:
-        """Return the number of the row, and the file if it is known."""
+        """Return the row's number, and the file's name if it is known."""
         cell = self._column[row][self._name]
         return f"row {row} ({cell['path']})" if cell is not None and cell["path"] else f"row {row}"
 
@@ -71,24 +71,24 @@ class EncodedImages:
         return (self._folder / cell["path"]).read_bytes() if content is None else content
 
     def decode(self, content: bytes) -> "Image":
-        """Decode them, and turn the picture as the camera was held."""
+        """Decode them, and rotate the image as its EXIF orientation says."""
         return decoded(content)
 
     def _files(self) -> Iterator[Path]:
-        """Yield the files that hold what the data set itself does not."""
+        """Yield the files of the images that are not stored in the data set itself."""
         for cells in self._column.data.column(self._name).chunks:
             outside = cells.field("path").filter(cells.field("bytes").is_null())
             yield from (self._folder / name for name in outside.drop_null().to_pylist())
 
 
 def decoded(content: bytes) -> "Image":
-    """Return the image of PNG, JPEG and the like, turned as the camera was held; raises all sorts."""
+    """Decode PNG, JPEG and the like, and rotate as the EXIF orientation says; raises whatever Pillow does."""
     from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
     try:
         image = Image.open(io.BytesIO(content))
-    except UnidentifiedImageError:  # it names an object in memory
-        raise ValueError("these bytes are no image") from None
+    except UnidentifiedImageError:  # its message would only name an object in memory
+        raise ValueError("not an image in a known format") from None
     image.load()
     turned = ExifTags.Base.Orientation in image.getexif()
     return ImageOps.exif_transpose(image) if turned else image
@@ -105,7 +105,7 @@ class ArrayImages:
         return len(self._pixels)
 
     def name(self, row: int) -> str:
-        """Return the number of the row."""
+        """Return the row's number."""
         return f"row {row}"
 
     def content(self, row: int) -> bytes:
@@ -114,7 +114,7 @@ class ArrayImages:
         return content
 
     def decode(self, content: bytes) -> "Image":
-        """Put the pixels in their shape."""
+        """Make an image of the pixels."""
         from PIL import Image
 
         shape = self._pixels.shape[1:]
@@ -122,7 +122,7 @@ class ArrayImages:
 
 
 def _state_of(files: Iterator[Path]) -> str:
-    """Return what changes with any of the files."""
+    """Return a digest of the files' names, times and sizes."""
     state = hashlib.blake2b(digest_size=16)
     for file in files:
         try:

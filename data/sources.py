@@ -1,4 +1,4 @@
-"""A data set by its name: what it holds, and which column is what."""
+"""Loads a data set: its inputs, classes, sites and groups."""
 
 import functools
 import re
@@ -27,25 +27,25 @@ if TYPE_CHECKING:
 Content = Images | Table | Texts
 
 DIGITS = "digits"
-_NOT_OF_DIGITS = (
+_UNUSED_BY_DIGITS = (
     *("image", "text", "label", "site", "group", "features", "categorical"),
     *("classes", "channels", "image_size"),
 )
-"""Settings that digits, used as they are, leave no choice in."""
-_INDEX = re.compile(r"__index_level_\d+__|Unnamed: 0")
-"""What pandas calls the numbers of rows if it writes them: these are no feature."""
+"""Settings that do not apply to digits, which are used as they are."""
+_ROW_NUMBERS = re.compile(r"__index_level_\d+__|Unnamed: 0")
+"""Names of the columns in which pandas writes row numbers, which are not features."""
 
 
 @dataclass(frozen=True, eq=False)
 class Keys:
-    """A column whose rows alike belong together, as sites or patients.
+    """A column that says which rows belong together, such as a site or a patient.
 
     Parameters
     ----------
     numbers
-        Int64 tensor of shape (N,): which of the names each row has.
+        Int64 tensor of shape (N,): the position in ``names`` of each row's value.
     names
-        In order.
+        The column's different values, sorted.
     """
 
     numbers: Tensor
@@ -59,15 +59,15 @@ class Source:
     Parameters
     ----------
     name
-        As the settings have it.
+        As in the settings.
     content
-        What networks learn from, N rows.
+        The N rows that networks learn from.
     targets
         Int64 tensor of shape (N,): the class of each row; None if labels are not used.
     classes
         The classes; None if labels are not used.
     sites, groups
-        By the columns ``data.site`` and ``data.group``; None if there are none, or none are asked for.
+        The columns ``data.site`` and ``data.group``; None if there are none, or they are not used.
     """
 
     name: str
@@ -82,7 +82,7 @@ class Source:
 
     @property
     def labels(self) -> Tensor:
-        """The targets of a source that was loaded with labels."""
+        """Targets of a source that was loaded with labels."""
         assert self.targets is not None
         return self.targets
 
@@ -92,13 +92,13 @@ def load_source(
     setting: str,
     source: str,
     settings: DataSettings,
-    like: tuple[int, ...] | None = None,
+    image_shape: tuple[int, ...] | None = None,
     classes: Classes | None = None,
     labelled: bool = True,
     keys: tuple[str, ...] = (),
     max_samples: int = 0,
 ) -> Source:
-    """Load a data set, once a process.
+    """Load a data set, once per process.
 
     Parameters
     ----------
@@ -107,22 +107,23 @@ def load_source(
     source
         ``digits``, or whatever `read_rows` opens.
     settings
-        Which column is what, and what images are brought to.
-    like
-        The shape of other images, which these are brought to in place of the settings'.
+        Name columns, and the size and channels that images are converted to.
+    image_shape
+        Shape (channels, height, width) that images are converted to instead; None: as the settings say.
+        Shapes of other inputs are ignored.
     classes
-        Those of the federation; None finds them here, unless the settings name them.
+        The classes of the federation; None: those of the settings, otherwise those found here.
     labelled
         Whether labels are used.
     keys
         Which of ``site`` and ``group`` are used.
     max_samples
-        How many rows to take, from the first; 0 takes all.
+        How many rows to use, from the first; 0: all.
 
     Raises
     ------
     DataError
-        If there is no such data set, or it cannot be used as the settings say.
+        If the data set does not exist, or cannot be used as the settings say.
     """
     where = f'{setting} = "{source}"'
     if source == DIGITS:
@@ -132,8 +133,8 @@ def load_source(
     count = min(max_samples, len(rows.table)) if max_samples else len(rows.table)
     table = rows.table.select(range(count)) if count < len(rows.table) else rows.table
     roles = Roles.of(table, settings, labelled, keys, rows.folder, where)
-    roles.mention_instructions(table, where)
-    content, kept = _content(rows, table, roles, settings, like, where)
+    roles.log_unused_instructions(table, where)
+    content, kept = _content(rows, table, roles, settings, image_shape, where)
     targets = None
     if labelled:
         classes = classes or (Classes.declared(settings.classes) if settings.classes else None)
@@ -148,13 +149,13 @@ def load_source(
 
 
 def _require_plain(settings: DataSettings) -> None:
-    """Refuse what cannot be asked of digits, if these are what the federation learns from."""
-    asked = [key for key in _NOT_OF_DIGITS if getattr(settings, key)] if settings.source == DIGITS else []
+    """Refuse settings that do not apply to digits, if the federation learns from them."""
+    asked = [key for key in _UNUSED_BY_DIGITS if getattr(settings, key)] if settings.source == DIGITS else []
     if asked:
         key = asked[0]
         raise DataError(
             f"data.{key.replace('_', '-')} = {getattr(settings, key)!r}: digits are used as they are, images "
-            "of 8x8 pixels in ten classes; leave it out, or name another data.source"
+            "of 8x8 pixels in ten classes; leave the setting out, or name another data.source"
         )
 
 
@@ -181,14 +182,14 @@ def _content(
     table: "Dataset",
     roles: Roles,
     settings: DataSettings,
-    like: tuple[int, ...] | None,
+    image_shape: tuple[int, ...] | None,
     where: str,
 ) -> tuple[Content, Tensor | None]:
-    """Return what networks learn from, and the rows that are kept if some may be unreadable."""
+    """Return what networks learn from, and the rows that could be read; None: all."""
     if rows.arrays is not None or roles.image:
         conversion = Conversion(settings.channels, settings.image_size, settings.image_size)
-        if like is not None and len(like) == 3:
-            conversion = Conversion(*like)
+        if image_shape is not None and len(image_shape) == 3:
+            conversion = Conversion(*image_shape)
         source = rows.arrays or _encoded_images(table, roles.image, rows.folder, where)
         images = prepare(source, conversion, len(table), settings.max_bad, where)
         return images, torch.from_numpy(images.kept)
@@ -201,7 +202,7 @@ def _content(
 def _encoded_images(table: "Dataset", column: str, folder: Path, where: str) -> EncodedImages:
     try:
         return EncodedImages(table, column, folder)
-    except (TypeError, ValueError, NotImplementedError) as error:  # as pyarrow casts
+    except (TypeError, ValueError, NotImplementedError) as error:  # raised by pyarrow's cast
         raise DataError(f'data.image = "{column}": {where} holds no images there: {error}') from error
 
 
@@ -213,23 +214,23 @@ def _texts(table: "Dataset", column: str, where: str) -> list[str]:
 
 
 def _features(table: "Dataset", roles: Roles, settings: DataSettings, where: str) -> list[str]:
-    """Return the columns of a table to learn from: those named, else all that are left."""
+    """Return the feature columns of a table: those named, otherwise all that have no other role."""
     from datasets import ClassLabel, Value
 
-    kinds = table.features  # made anew each time, which takes long for many columns
+    kinds = table.features  # computed at each access, which takes long for many columns
     others = {roles.label, roles.site, roles.group}
     left = [name for name in table.column_names if name not in others]
-    chosen = split_names(settings.features) or [name for name in left if not _INDEX.fullmatch(name)]
+    chosen = split_names(settings.features) or [name for name in left if not _ROW_NUMBERS.fullmatch(name)]
     for name in chosen:
         if name not in left:
             raise DataError(
-                f"data.features: {name!r} is none of the columns of {where} to learn from: {', '.join(left)}"
+                f"data.features: {name!r} is not among the possible features of {where}: {', '.join(left)}"
             )
         kind = kinds[name]
         if not isinstance(kind, ClassLabel | Value) or kind.dtype in ("binary", "large_binary"):
             raise DataError(
-                f"{where}: column {name!r} holds {kind}, neither numbers nor categories; if these are images "
-                "name it in data.image, else name the columns to learn from in data.features"
+                f"{where}: column {name!r} holds {kind}, neither numbers nor categories; if it holds images, "
+                "name it in data.image, otherwise name the columns to learn from in data.features"
             )
     if not chosen:
         raise DataError(f"{where}: has no column to learn from")

@@ -23,21 +23,21 @@ from protocol.errors import MotleyError
 from protocol.settings import RunSettings
 
 _MOST_CLASSES = 12
-"""Of more classes the table shows only how many a client has; the picture shows all."""
+"""With more classes, the table shows only how many each client has; the picture shows all."""
 
 
 @dataclass(frozen=True)
 class SplitReport:
-    """How many samples of each class every client has.
+    """The number of samples of each class that every client has.
 
     Parameters
     ----------
     classes
-        Their names.
+        Names of the classes.
     train, test
         Counts, int64 of shape (clients, classes).
     others
-        Sizes of the parts that are no client's, by name.
+        Sizes of the parts that belong to no client, by name.
     """
 
     classes: tuple[str, ...]
@@ -74,7 +74,7 @@ class SplitReport:
         return table
 
     def picture(self) -> Figure:
-        """Return the counts as a picture: a row a client, a column a class, an area a count."""
+        """Return the counts as a picture: rows are clients, columns are classes, areas are counts."""
         both = self.train + self.test
         clients, classes = both.shape
         figure = Figure(
@@ -101,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("run_config", type=Path, help="the run's settings, a TOML file")
-    parser.add_argument("--clients", type=_count, default=10)
+    parser.add_argument("--clients", type=_count, default=10, help="number of clients (default: 10)")
     parser.add_argument("--picture", type=Path, help="a .png, .svg or .pdf file to write")
     options = parser.parse_args(arguments)
     try:

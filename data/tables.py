@@ -1,4 +1,4 @@
-"""Rows of a table as a network's input: numbers scaled, categories spread out, gaps filled and marked."""
+"""Rows of a table as a network's input: numbers standardised, categories one-hot, missing values imputed."""
 
 import hashlib
 from collections.abc import Sequence
@@ -17,19 +17,19 @@ if TYPE_CHECKING:
     from pandas import DataFrame
     from sklearn.compose import ColumnTransformer
 
-_GAP = "(none)"
-"""The category of a gap."""
-_NUMBERS = "iuf"
-"""numpy's kinds of integers and floats."""
+_MISSING = "(none)"
+"""The category of a missing value."""
+_NUMERIC_KINDS = "iuf"
+"""NumPy's codes for integers and floats."""
 
 
 @dataclass(frozen=True, eq=False)
 class TableForm:
-    """How a row becomes numbers, as found on other rows.
+    """How a row becomes numbers, as fitted on other rows.
 
-    A number is filled in by the median, less the mean, by the standard deviation; a category becomes as
-    many numbers as it had values, and one that was not among them all zeros; each column with numbers is
-    followed, at the end, by a mark of its gaps.
+    A missing number becomes the median; then each number becomes (number - mean) / standard deviation. A
+    category is one-hot; one that did not occur when fitting is all zeros. For each column of numbers, an
+    indicator of missing values is added at the end.
     """
 
     transformer: "ColumnTransformer"
@@ -42,7 +42,7 @@ class TableForm:
         return (len(self.transformer.get_feature_names_out()),)
 
     def facts(self) -> dict[str, Any]:
-        """Return the form as JSON holds it."""
+        """Return the form as JSON values."""
         facts: dict[str, Any] = {"shape": list(self.shape)}
         if self.numeric:
             steps = self.transformer.named_transformers_["numbers"]
@@ -57,14 +57,14 @@ class TableForm:
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """The columns of a table that are learnt from.
+    """The feature columns of a table.
 
     Parameters
     ----------
     frame
-        A row a sample, a column a feature; gaps are NaN or None.
+        A row per sample and a column per feature; missing values are NaN or None.
     categorical
-        Columns of numbers that are codes. Columns of text and of truth values are categories anyway.
+        Columns of numbers that are codes. Columns of strings and booleans are always categories.
     """
 
     frame: "DataFrame"
@@ -79,7 +79,7 @@ class Table:
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
     def fit(self, rows: Tensor) -> TableForm:
-        """Find medians, means, deviations and categories on some rows."""
+        """Compute medians, means, deviations and categories of some rows."""
         # Only tables need scikit-learn, which takes a second to import.
         from sklearn.compose import ColumnTransformer
         from sklearn.impute import MissingIndicator, SimpleImputer
@@ -105,7 +105,7 @@ class Table:
         Raises
         ------
         DataError
-            If a column is missing, or holds text in place of numbers.
+            If a column is missing, or holds text instead of numbers.
         """
         part = _columns(self.frame.iloc[rows.numpy()], form.numeric, form.categorical)
         values = np.asarray(form.transformer.transform(part), dtype=np.float32)
@@ -118,13 +118,13 @@ class Table:
         numeric = [
             name
             for name, kind in self.frame.dtypes.items()
-            if kind.kind in _NUMBERS and name not in self.categorical
+            if kind.kind in _NUMERIC_KINDS and name not in self.categorical
         ]
         return tuple(numeric), tuple(name for name in self.frame if name not in numeric)
 
 
 def _columns(frame: "DataFrame", numeric: Sequence[str], categorical: Sequence[str]) -> "DataFrame":
-    """Return the columns in their kinds: float64, and text with a name for gaps."""
+    """Return numeric columns as float64, and categorical ones as text with a name for missing values."""
     for name in [*numeric, *categorical]:
         if name not in frame:
             raise DataError(
@@ -139,5 +139,5 @@ def _columns(frame: "DataFrame", numeric: Sequence[str], categorical: Sequence[s
         if np.isinf(columns[name]).any():
             raise DataError(f"column {name!r} holds an infinite number")
     for name in categorical:
-        columns[name] = frame[name].map(as_text, na_action="ignore").astype(object).fillna(_GAP)
+        columns[name] = frame[name].map(as_text, na_action="ignore").astype(object).fillna(_MISSING)
     return frame.assign(**columns)[[*numeric, *categorical]]

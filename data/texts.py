@@ -1,4 +1,4 @@
-"""Texts, and how they become what a network reads."""
+"""Texts, and how they become token ids."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from data.inputs import TokenInputs
-from data.tokenisers import PADDING, found_on, of_checkpoint, pieces_of, read
+from data.tokenisers import PADDING, load_checkpoint_tokeniser, read, train_wordpiece, vocabulary_of
 from protocol.settings import TextSettings
 
-_AT_ONCE = 4096
-"""How many texts are cut into tokens at once: what the library makes of each takes far more than its ids."""
+_TEXTS_AT_ONCE = 4096
+"""So many texts are tokenised at once: the library's objects take far more memory than the ids."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class TextForm:
     tokeniser
         As JSON, see ``data.tokenisers``.
     length
-        Tokens of a text at most, those that mark its start and end included.
+        Largest number of tokens of a text, its start and end tokens included.
     """
 
     tokeniser: str
@@ -35,28 +35,30 @@ class TextForm:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Most tokens of a text, and the size of the vocabulary."""
+        """Largest number of tokens of a text, and the size of the vocabulary."""
         return self.length, self.vocabulary
 
     @property
     def vocabulary(self) -> int:
-        """How many ids there are, from 0."""
+        """Number of token ids, from 0."""
         return self._pieces[-1][0] + 1
 
     @cached_property
     def digest(self) -> str:
         """Fingerprint of the vocabulary and its order: 32 hexadecimal digits.
 
-        Not of the JSON, which another version of the library may write otherwise.
+        It does not cover the JSON, which another version of the library may write differently.
         """
         return hashlib.blake2b(repr(self._pieces).encode(), digest_size=16).hexdigest()
 
     def tokens(self, texts: Sequence[str]) -> TokenInputs:
-        """Cut texts into tokens; those beyond the length are left out, an empty text is its two marks."""
+        """Tokenise texts and truncate them to the length; an empty text is its start and end tokens."""
         tokeniser = read(self.tokeniser, self.length)
         ids: list[list[int]] = []
-        for start in range(0, len(texts), _AT_ONCE):
-            ids += [text.ids for text in tokeniser.encode_batch_fast(list(texts[start : start + _AT_ONCE]))]
+        for start in range(0, len(texts), _TEXTS_AT_ONCE):
+            ids += [
+                text.ids for text in tokeniser.encode_batch_fast(list(texts[start : start + _TEXTS_AT_ONCE]))
+            ]
         lengths = [len(row) for row in ids]
         table = np.full((len(ids), max(lengths, default=0)), PADDING, dtype=np.int32)
         for row, own in zip(table, ids, strict=True):
@@ -64,17 +66,17 @@ class TextForm:
         return TokenInputs(torch.from_numpy(table), torch.tensor(lengths, dtype=torch.int64), self.shape)
 
     def facts(self) -> dict[str, Any]:
-        """Return the form as JSON holds it, the tokeniser too."""
+        """Return the form as JSON values, the tokeniser included."""
         return {"shape": list(self.shape), "vocabulary": self.digest, "tokeniser": self.tokeniser}
 
     @classmethod
     def from_facts(cls, facts: Mapping[str, Any]) -> Self:
-        """Return the form of which these are the facts, as a run's or an export's ``input`` holds them."""
+        """Return the form that has these `facts`, which a run's or an export's ``input`` holds."""
         return cls(facts["tokeniser"], facts["shape"][0])
 
     @cached_property
     def _pieces(self) -> list[tuple[int, str]]:
-        return pieces_of(read(self.tokeniser, self.length))
+        return vocabulary_of(read(self.tokeniser, self.length))
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,9 +97,9 @@ class Texts:
         return fingerprint.hexdigest()
 
     def token_digest(self, rows: Tensor, form: TextForm) -> str:
-        """Fingerprint some texts, the vocabulary, and the tokens that the texts become.
+        """Fingerprint some texts, the vocabulary, and the texts' tokens.
 
-        So parties with the same texts but other tokenisers find out that their inputs mean something else.
+        So parties with the same texts but different tokenisers notice that their inputs differ.
         """
         fingerprint = hashlib.blake2b(f"{self.digest(rows)} {form.digest}".encode(), digest_size=16)
         tokens = form.tokens(self._at(rows)).tokens.numpy()
@@ -105,7 +107,16 @@ class Texts:
         return fingerprint.hexdigest()
 
     def fit(self, rows: Tensor, settings: TextSettings, pretrained: str) -> TextForm:
-        """Take the tokeniser of a checkpoint, or find one on some texts if there is no checkpoint.
+        """Take the tokeniser of a checkpoint, or train one on some texts if there is no checkpoint.
+
+        Parameters
+        ----------
+        rows
+            Int64 tensor of shape (N,): the texts to train on.
+        settings
+            Length of texts, and size of a trained vocabulary.
+        pretrained
+            The checkpoint, a folder or a hub id; empty: none.
 
         Raises
         ------
@@ -113,8 +124,8 @@ class Texts:
             If the checkpoint has no tokeniser that can be used.
         """
         if pretrained:
-            return TextForm(of_checkpoint(pretrained), settings.length)
-        return TextForm(found_on(self._at(rows), settings.vocabulary), settings.length)
+            return TextForm(load_checkpoint_tokeniser(pretrained), settings.length)
+        return TextForm(train_wordpiece(self._at(rows), settings.vocabulary), settings.length)
 
     def inputs(self, rows: Tensor, form: TextForm) -> TokenInputs:
         """Return some texts as a network's inputs."""

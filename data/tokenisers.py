@@ -1,6 +1,6 @@
-"""How texts are cut into numbered pieces: by a checkpoint's tokeniser, or by one found on some texts.
+"""Tokenisers: a checkpoint's, or one that is trained on some texts.
 
-A tokeniser is handed about as the JSON text that the library ``tokenizers`` reads: it can be kept, sent along
+A tokeniser is passed around as the JSON text that the library ``tokenizers`` reads, so it can be stored, sent
 and compared.
 """
 
@@ -17,26 +17,26 @@ if TYPE_CHECKING:
     from tokenizers.models import WordPiece
 
 PADDING = 0
-"""The id that fills texts up to one length; networks pass over it."""
+"""The id that pads texts to one length; networks mask it."""
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
-"""The first pieces of a vocabulary that is found: padding, what is unknown, a text's start and its end."""
+"""The first entries of a trained vocabulary: padding, unknown token, start and end of a text."""
 _LETTERS_SHARE = 4
-"""At most a quarter of a vocabulary are letters inside of words: a few texts in Chinese could fill it."""
+"""Single letters may take at most this part (1/4) of a vocabulary: a few texts in Chinese could fill it."""
 
 
-def found_on(texts: Sequence[str], vocabulary: int) -> str:
-    """Find a WordPiece vocabulary on texts, the same on every machine (Schuster and Nakajima 2012).
+def train_wordpiece(texts: Sequence[str], vocabulary: int) -> str:
+    """Train a WordPiece vocabulary, the same on every machine (Schuster and Nakajima 2012).
 
-    Texts are lower-cased and divided at blanks and punctuation, as BERT does. The library's own training
-    numbers the pieces inside of words in the order of a hash map, which differs from process to process, and
-    breaks ties by these numbers. Here they are numbered before it starts.
+    Texts are lower-cased and split at blanks and punctuation, as BERT does. The library's own training
+    numbers the letters inside words in the order of a hash map, which differs from process to process, and
+    breaks ties by these numbers. Here they are numbered before the training starts.
 
     Parameters
     ----------
     texts
-        In any order; none needs to be there.
+        The texts, in any order; there may be none.
     vocabulary
-        How many pieces there may be, at least 64.
+        Largest number of tokens, at least 64.
 
     Returns
     -------
@@ -56,18 +56,18 @@ def found_on(texts: Sequence[str], vocabulary: int) -> str:
     trainer = WordPieceTrainer(vocab_size=vocabulary, special_tokens=numbered, show_progress=False)
     learner.train_from_iterator((word for word in sorted(kept) for _ in range(kept[word])), trainer)
     pieces = sorted(learner.get_vocab(), key=learner.get_vocab().__getitem__)
-    vocabulary_found = {piece: number for number, piece in enumerate(pieces)}
-    tokeniser = _plain(WordPiece(vocabulary_found, unk_token=SPECIAL[1]))
-    return _with_marks(tokeniser).to_str()
+    trained = {piece: number for number, piece in enumerate(pieces)}
+    tokeniser = _plain(WordPiece(trained, unk_token=SPECIAL[1]))
+    return _with_special_tokens(tokeniser).to_str()
 
 
-def of_checkpoint(place: str) -> str:
+def load_checkpoint_tokeniser(place: str) -> str:
     """Return the tokeniser of a checkpoint, a folder or a hub id, as JSON.
 
     Raises
     ------
     SettingsError
-        If there is none, or it is not as networks here need it.
+        If there is none, or the networks here cannot use it.
     """
     from transformers import AutoTokenizer
 
@@ -76,7 +76,7 @@ def of_checkpoint(place: str) -> str:
         tokeniser = AutoTokenizer.from_pretrained(expanded(place))
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise SettingsError(f"{setting}: no tokeniser can be read there ({error})") from error
-    if len(tokeniser) <= len(tokeniser.all_special_tokens):  # what the library makes of nothing
+    if len(tokeniser) <= len(tokeniser.all_special_tokens):  # what the library returns if there is no file
         raise SettingsError(f"{setting}: holds no tokeniser: neither tokenizer.json nor vocab.txt is there")
     if tokeniser.pad_token_id != PADDING:
         raise SettingsError(
@@ -84,16 +84,16 @@ def of_checkpoint(place: str) -> str:
         )
     backend = getattr(tokeniser, "backend_tokenizer", None)
     if backend is None or not hasattr(backend, "to_str"):
-        raise SettingsError(f"{setting}: {type(tokeniser).__name__} has no form as tokenizer.json")
+        raise SettingsError(f"{setting}: {type(tokeniser).__name__} cannot be written as tokenizer.json")
     if not backend.encode("").ids:
-        raise SettingsError(f"{setting}: its tokeniser begins no text with [CLS], as BERT's does")
+        raise SettingsError(f"{setting}: its tokeniser does not begin texts with [CLS], as BERT's does")
     text: str = backend.to_str()
     return text
 
 
 @lru_cache(maxsize=4)
 def read(tokeniser: str, length: int) -> "Tokenizer":
-    """Return a tokeniser that cuts texts to a length, ready for use; nobody may change it."""
+    """Return a tokeniser that truncates texts to a length; it is cached, so callers must not change it."""
     from tokenizers import Tokenizer
 
     ready = Tokenizer.from_str(tokeniser)
@@ -102,13 +102,13 @@ def read(tokeniser: str, length: int) -> "Tokenizer":
     return ready
 
 
-def pieces_of(tokeniser: "Tokenizer") -> list[tuple[int, str]]:
-    """Return the vocabulary in the order of its ids."""
+def vocabulary_of(tokeniser: "Tokenizer") -> list[tuple[int, str]]:
+    """Return the vocabulary, sorted by id."""
     return sorted((number, piece) for piece, number in tokeniser.get_vocab(with_added_tokens=True).items())
 
 
 def _plain(model: "WordPiece") -> "Tokenizer":
-    """Return a tokeniser that lower-cases and divides words as BERT does."""
+    """Return a tokeniser that lower-cases texts and splits them into words as BERT does."""
     from tokenizers import Tokenizer
     from tokenizers.normalizers import BertNormalizer
     from tokenizers.pre_tokenizers import BertPreTokenizer
@@ -119,8 +119,8 @@ def _plain(model: "WordPiece") -> "Tokenizer":
     return tokeniser
 
 
-def _with_marks(tokeniser: "Tokenizer") -> "Tokenizer":
-    """Let texts begin with ``[CLS]`` and end with ``[SEP]``."""
+def _with_special_tokens(tokeniser: "Tokenizer") -> "Tokenizer":
+    """Make texts begin with ``[CLS]`` and end with ``[SEP]``."""
     from tokenizers.decoders import WordPiece
     from tokenizers.processors import BertProcessing
 
@@ -137,7 +137,7 @@ def _words(tokeniser: "Tokenizer", text: str) -> list[str]:
 
 
 def _most_frequent(words: Counter[str], most: int, part: slice) -> list[str]:
-    """Return the most frequent letters of a part of words, in their own order."""
+    """Return the most frequent letters of a part of words, sorted."""
     counts: Counter[str] = Counter()
     for word, count in words.items():
         for letter in word[part]:

@@ -1,4 +1,4 @@
-"""Rows that must stay together: what a division of a data set never divides."""
+"""Rows that must stay together, which a split of a data set never separates."""
 
 from dataclasses import dataclass
 from typing import Self
@@ -13,7 +13,7 @@ _MOST_ROWS = 10  # in a message
 
 @dataclass(frozen=True, eq=False)
 class Units:
-    """Rows 0 to N-1 of a data set in U units: single rows, or all rows of one group, as a patient.
+    """Rows 0 to N-1 of a data set in U units: single rows, or all rows of one group, such as a patient.
 
     Parameters
     ----------
@@ -78,7 +78,7 @@ class Units:
         return self.members[torch.arange(int(sizes.sum())) + shifts.repeat_interleave(sizes)]
 
     def majority(self, targets: Tensor) -> Tensor:
-        """Return the most common class of each unit, of equally common ones the largest.
+        """Return the most common class of each unit; ties go to the largest class.
 
         Parameters
         ----------
@@ -105,9 +105,9 @@ class Units:
         Parameters
         ----------
         values
-            Tensor of shape (N,): a value of each row, as the number of its site.
+            Tensor of shape (N,): a value of each row, such as the number of its site.
         what
-            What has the values, as the message begins: ``data.site = "hospital"``.
+            The setting that the values belong to, for the message: ``data.site = "hospital"``.
 
         Returns
         -------
@@ -117,7 +117,7 @@ class Units:
         Raises
         ------
         DataError
-            If rows of one unit differ; it names the rows of the first such unit.
+            If rows of one unit differ; the message names the rows of the first such unit.
         """
         shared = values[self.members[self._starts]]
         differs = values[self.members] != shared.repeat_interleave(self.sizes)
@@ -131,7 +131,7 @@ class Units:
         )
 
     def first_with(self, order: Tensor, size: int) -> int:
-        """Return how many units it takes, from the first on, to have at least ``size`` rows.
+        """Return how many units, taken in order, have at least ``size`` rows together.
 
         Parameters
         ----------

@@ -1,8 +1,8 @@
 """Whether a part of the federation is alive: the check behind probes and health checks.
 
 ``python -m deploy.alive 127.0.0.1:9099`` asks a process's gRPC health service (``--health-server-address``);
-``python -m deploy.alive /tmp/alive --seconds 30`` looks at the age of a file that a process touches. It exits
-with 0 if alive, else with 1 and a line that says why.
+``python -m deploy.alive /tmp/alive --seconds 30`` checks the age of a file that a process touches. It exits
+with 0 if alive, otherwise with 1 and a line that says why.
 """
 
 import argparse
@@ -29,8 +29,8 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def ailment(what: str, seconds: float) -> str:
-    """Return what is wrong; empty if nothing is.
+def health_problem(what: str, seconds: float) -> str:
+    """Return what is wrong; empty if alive.
 
     Parameters
     ----------
@@ -39,10 +39,10 @@ def ailment(what: str, seconds: float) -> str:
     seconds
         How old the file may be; how long an answer may take.
     """
-    return _file_ailment(Path(what), seconds) if "/" in what else _service_ailment(what, seconds)
+    return _file_problem(Path(what), seconds) if "/" in what else _service_problem(what, seconds)
 
 
-def _file_ailment(path: Path, seconds: float) -> str:
+def _file_problem(path: Path, seconds: float) -> str:
     try:
         age = time.time() - path.stat().st_mtime
     except OSError as error:
@@ -50,7 +50,7 @@ def _file_ailment(path: Path, seconds: float) -> str:
     return f"{path}: last touched {age:.0f} s ago, {seconds:g} s are allowed" if age > seconds else ""
 
 
-def _service_ailment(address: str, seconds: float) -> str:
+def _service_problem(address: str, seconds: float) -> str:
     with grpc.insecure_channel(address) as channel:
         service = health_pb2_grpc.HealthStub(channel)
         try:
@@ -64,7 +64,7 @@ def _service_ailment(address: str, seconds: float) -> str:
 def main() -> None:
     """Run the command."""
     arguments = parser().parse_args()
-    sys.exit(ailment(arguments.what, arguments.seconds) or 0)
+    sys.exit(health_problem(arguments.what, arguments.seconds) or 0)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""One ClientApp: a forked process that works on one message, and what becomes of the message if it dies."""
+"""One ClientApp: a forked process that handles one message, and the error reply if it dies."""
 
 import ctypes
 import logging
@@ -37,14 +37,23 @@ _Push = Callable[[RuntimeHttpClient, Message, Context], None]
 class ClientProcess:
     """A process that runs Flower's ClientApp for one task.
 
-    While it works it leaves notes: first the message without its content, so that somebody else can answer
-    it, then that it has answered.
+    It reports its progress through a pipe: first the message without its content, so that the launcher can
+    answer it if need be, then that it has answered.
+
+    Parameters
+    ----------
+    api
+        The SuperNode's Runtime API.
+    token
+        The task's token, with which its ClientApp makes requests.
+    task_id
+        The task's id.
     """
 
     def __init__(self, api: RuntimeApi, token: str, task_id: int) -> None:
         self._token = token
         self._task_id = task_id
-        self._notes, writer = _FORK.Pipe(duplex=False)
+        self._progress, writer = _FORK.Pipe(duplex=False)
         self._process = _FORK.Process(target=_work, args=(api, token, writer, os.getpid()))
         self._reason = ""
         self._process.start()
@@ -57,12 +66,12 @@ class ClientProcess:
         return self._process.pid
 
     def wait(self, seconds: float) -> bool:
-        """Wait for its end for some time; tell whether it has come."""
+        """Wait up to so many seconds for its end; tell whether it has ended."""
         self._process.join(seconds)
         return self._process.exitcode is not None
 
     def memory(self) -> int:
-        """Return the bytes of memory that are its own or its launcher's too, mapped files left out."""
+        """Return its memory in bytes, what it shares with the launcher included, mapped files left out."""
         try:
             with open(f"/proc/{self.pid}/statm") as numbers:
                 _, resident, shared, *_ = map(int, numbers.read().split())
@@ -71,49 +80,49 @@ class ClientProcess:
         return (resident - shared) * _PAGE
 
     def end(self, reason: str) -> None:
-        """End it at once, for a reason that its message's sender is told."""
+        """Kill it; `report` sends the reason to the sender of its message."""
         self._reason = reason
         self._process.kill()
         self._process.join()
 
     def report(self, api: RuntimeApi) -> None:
         """Answer its message with an error if it ended without an answer."""
-        notes = self._read_notes()
-        if _ANSWERED in notes:
+        progress = self._read_progress()
+        if _ANSWERED in progress:
             return
-        reason = f"ClientApp ended without an answer: {self._reason or _death(self._process.exitcode)}"
+        reason = f"ClientApp ended without an answer: {self._reason or _cause_of_end(self._process.exitcode)}"
         log.error("%s (process %d)", reason, self.pid)
-        client = api.of_task(self._token)
+        client = api.for_task(self._token)
         try:
-            _answer_for(client, notes, self._task_id, reason)
+            _answer_for(client, progress, self._task_id, reason)
         except (httpx.HTTPError, RuntimeError) as error:
-            log.warning("The SuperNode takes no answer for it: %s", error)
+            log.warning("The SuperNode did not accept the error reply: %s", error)
         finally:
             client.close()
 
-    def _read_notes(self) -> list[bytes]:
-        notes = []
+    def _read_progress(self) -> list[bytes]:
+        progress = []
         try:
-            while self._notes.poll():
-                notes.append(self._notes.recv_bytes())
+            while self._progress.poll():
+                progress.append(self._progress.recv_bytes())
         except EOFError:
             pass
-        self._notes.close()
-        return notes
+        self._progress.close()
+        return progress
 
 
-def _death(exit_code: int | None) -> str:
-    """Say how a process died."""
+def _cause_of_end(exit_code: int | None) -> str:
+    """Say how a process ended."""
     if exit_code is not None and exit_code < 0:
         name = signal.Signals(-exit_code).name
         return f"killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
     return f"exit code {exit_code}"
 
 
-def _answer_for(client: RuntimeHttpClient, notes: list[bytes], task_id: int, reason: str) -> None:
-    """Send an error in the name of a ClientApp that is dead."""
-    if notes:
-        message = message_from_proto(MessageProto.FromString(notes[0]))
+def _answer_for(client: RuntimeHttpClient, progress: list[bytes], task_id: int, reason: str) -> None:
+    """Send an error reply for a ClientApp that died."""
+    if progress:
+        message = message_from_proto(MessageProto.FromString(progress[0]))
     else:  # it died before it had its message
         message = flower.pull_task_input(client)[0]
     TaskIdentity.task_id = task_id
@@ -122,21 +131,21 @@ def _answer_for(client: RuntimeHttpClient, notes: list[bytes], task_id: int, rea
     reply = Message(Error(ErrorCode.CLIENT_APP_CRASHED, reason), reply_to=message)
     context = Context(message.metadata.run_id, message.metadata.dst_node_id, {}, RecordDict(), {})
     flower.push_message(client, reply, context)
-    # without a context: what the ClientApp had in its own is kept as it was before this message
+    # without a context: the ClientApp's own context stays as it was before this message
     flower.push_task_output(client, None, SubStatus.FAILED, reason)
 
 
-def _work(api: RuntimeApi, token: str, notes: Connection, launcher: int) -> None:
+def _work(api: RuntimeApi, token: str, progress: Connection, launcher: int) -> None:
     """Run Flower's ClientApp process in this one, which has just been forked."""
     os.setpgid(0, 0)  # Ctrl-C is for the launcher, which ends this process itself
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     _die_with(launcher)
-    noting = {
-        "pull_task_input": _noting_message(flower.pull_task_input, notes),
-        "push_message": _noting_answer(flower.push_message, notes),
+    wrapped = {
+        "pull_task_input": _reporting_message(flower.pull_task_input, progress),
+        "push_message": _reporting_answer(flower.push_message, progress),
     }
-    for name, function in noting.items():
+    for name, function in wrapped.items():
         setattr(flower, name, function)
     sys.argv = ["flwr-clientapp"]
     flower.run_clientapp(
@@ -150,27 +159,27 @@ def _work(api: RuntimeApi, token: str, notes: Connection, launcher: int) -> None
 
 
 def _die_with(launcher: int) -> None:
-    """End this process when its launcher does, at once: a gentle end would leave its message unanswered."""
+    """Kill this process when its launcher dies; a graceful end would leave its message unanswered."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
     if os.getppid() != launcher:
         os._exit(1)
 
 
-def _noting_message(pull: _Pull, notes: Connection) -> _Pull:
-    def pull_and_note(client: RuntimeHttpClient) -> tuple[Message, Context, Run, Fab]:
-        # Flower ends a ClientApp gently on SIGTERM, and leaves its message without an answer
+def _reporting_message(pull: _Pull, progress: Connection) -> _Pull:
+    def pull_and_report(client: RuntimeHttpClient) -> tuple[Message, Context, Run, Fab]:
+        # Flower shuts a ClientApp down gracefully on SIGTERM, but leaves its message without an answer
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         pulled = pull(client)
-        notes.send_bytes(message_to_proto(remove_content_from_message(pulled[0])).SerializeToString())
+        progress.send_bytes(message_to_proto(remove_content_from_message(pulled[0])).SerializeToString())
         return pulled
 
-    return pull_and_note
+    return pull_and_report
 
 
-def _noting_answer(push: _Push, notes: Connection) -> _Push:
-    def push_and_note(client: RuntimeHttpClient, message: Message, context: Context) -> None:
+def _reporting_answer(push: _Push, progress: Connection) -> _Push:
+    def push_and_report(client: RuntimeHttpClient, message: Message, context: Context) -> None:
         push(client, message, context)
-        notes.send_bytes(_ANSWERED)
+        progress.send_bytes(_ANSWERED)
 
-    return push_and_note
+    return push_and_report

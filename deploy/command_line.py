@@ -1,4 +1,4 @@
-"""Command lines that say in one line what is wrong."""
+"""Command lines whose errors are one line."""
 
 import argparse
 import sys
@@ -12,15 +12,15 @@ Value = TypeVar("Value")
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """Leaves out the usage when it refuses."""
+    """A parser whose errors do not repeat the usage."""
 
     def error(self, message: str) -> NoReturn:
-        """Leave with the message."""
-        refuse(f"{message.removeprefix('argument ')} (--help tells more)")
+        """Exit with the message."""
+        exit_with_error(f"{message.removeprefix('argument ')} (see --help)")
 
 
-def read_by(reader: Callable[[str], Value]) -> Callable[[str], Value]:
-    """Make a flag's ``type`` of a function that raises ``SetupError``."""
+def argument_type(reader: Callable[[str], Value]) -> Callable[[str], Value]:
+    """Make the ``type`` of an argument from a function that raises ``SetupError``."""
 
     def read(text: str) -> Value:
         try:
@@ -31,7 +31,7 @@ def read_by(reader: Callable[[str], Value]) -> Callable[[str], Value]:
     return read
 
 
-def refuse(message: object, code: int = BAD_INPUT) -> NoReturn:
-    """Leave with a message on the standard error stream."""
+def exit_with_error(message: object, code: int = BAD_INPUT) -> NoReturn:
+    """Exit with a message on standard error."""
     sys.stderr.write(f"{message}\n")
     sys.exit(code)

@@ -1,21 +1,21 @@
-"""How long a process that polls waits between two looks."""
+"""How long a polling process waits between two polls."""
 
 import time
 
 
 class IdleWait:
-    """Waits a share of the time that nothing has come, within bounds.
+    """Computes waits that are a share of the idle time so far, within bounds.
 
-    What has just been busy is looked at often, since a federation's messages come one after another; what has
-    been idle for minutes is looked at rarely, since there may be many such nodes. A message is late by at
-    most ``share`` of the time that was waited for it, or by ``least``.
+    A process that has just been busy polls often, since a federation's messages come one after another; one
+    that has been idle for minutes polls rarely, since there may be many such nodes. A message is noticed late
+    by at most ``share`` of the idle time before it, or by ``least``.
 
     Parameters
     ----------
     least, most
         Bounds of one wait, in seconds.
     share
-        A wait is this share of the idle time so far.
+        The share of the idle time so far that one wait takes.
     """
 
     def __init__(self, least: float, most: float, share: float = 0.1) -> None:
@@ -25,7 +25,7 @@ class IdleWait:
         self._busy_at = time.monotonic()
 
     def busy(self) -> None:
-        """Note that something came."""
+        """Restart the idle time, because there was something to do."""
         self._busy_at = time.monotonic()
 
     def seconds(self) -> float:

@@ -1,4 +1,4 @@
-"""The SuperLink's list of nodes, as its Control API gives it."""
+"""The SuperLink's list of nodes, read and changed through its Control API."""
 
 import ssl
 import time
@@ -20,7 +20,7 @@ Answer = TypeVar("Answer")
 
 
 class SuperLinkError(RuntimeError):
-    """The SuperLink cannot be reached, is not trusted, or refuses."""
+    """The SuperLink cannot be reached, is not trusted, or refuses a request."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class NamedKey:
     Attributes
     ----------
     name
-        What the node is called at the SuperLink.
+        The node's name at the SuperLink.
     public_key
         The key as Flower sends it (PEM).
     """
@@ -63,16 +63,16 @@ class NodeRegister:
         )
 
     def close(self) -> None:
-        """Hang up; a SuperLink that is told to stop would wait for it."""
+        """Close the connection; a SuperLink that shuts down would wait for it."""
         self._client.close()
 
     def nodes(self) -> list[NodeInfo]:
-        """Return all nodes that were ever registered, in the order they were."""
+        """Return all nodes that were ever registered, in the order of their registration."""
         answer = self._ask(lambda: self._client.ListNodes(ListNodesRequest()))
         return sorted(answer.nodes_info, key=lambda node: str(node.registered_at))
 
     def register(self, node: NamedKey) -> str:
-        """Make sure that a node is registered; return what to tell about it.
+        """Register a node unless it is registered already; return a line for the user.
 
         Raises
         ------
@@ -86,17 +86,17 @@ class NodeRegister:
             return f"{node.name}: registered as node {answer.node_id}"
         if known.status == NodeStatus.UNREGISTERED:
             raise SuperLinkError(
-                f"{node.name}: its key was unregistered and is not taken again; make a new one"
+                f"{node.name}: its key was unregistered and is not accepted again; make a new one"
             )
         return f"{node.name}: is registered already as node {known.node_id} ({known.status})"
 
     def unregister(self, node: NamedKey) -> str:
-        """Make sure that a node is not registered; return what to tell about it."""
+        """Unregister a node unless it is not registered; return a line for the user."""
         known = self._find(node)
         if known is None or known.status == NodeStatus.UNREGISTERED:
             return f"{node.name}: is not registered"
         self._ask(lambda: self._client.UnregisterNode(UnregisterNodeRequest(node_id=known.node_id)))
-        return f"{node.name}: node {known.node_id} is registered no more"
+        return f"{node.name}: node {known.node_id} is no longer registered"
 
     def _find(self, node: NamedKey) -> NodeInfo | None:
         return next((known for known in self.nodes() if known.public_key == node.public_key), None)
@@ -106,28 +106,28 @@ class NodeRegister:
             try:
                 return request()
             except httpx.HTTPError as error:
-                if not _may_pass(error) or time.monotonic() > self._until:
+                if not _is_transient(error) or time.monotonic() > self._until:
                     raise SuperLinkError(f"SuperLink {self._address}: {_reason(error)}") from error
             time.sleep(_PAUSE)
 
 
-def _may_pass(error: httpx.HTTPError) -> bool:
-    """Tell whether it may be different later."""
+def _is_transient(error: httpx.HTTPError) -> bool:
+    """Tell whether a later attempt may succeed."""
     if isinstance(error, httpx.HTTPStatusError):
         return error.response.status_code in _GATEWAY_ERRORS
-    return isinstance(error, httpx.TransportError) and _distrust(error) is None
+    return isinstance(error, httpx.TransportError) and _certificate_error(error) is None
 
 
 def _reason(error: httpx.HTTPError) -> str:
     if isinstance(error, httpx.HTTPStatusError):
         said = FlowerError.from_json(error.response.text)
-        return f"it refuses: {said.message}" if said else f"it answers with HTTP {error.response.status_code}"
-    if (distrust := _distrust(error)) is not None:
-        return f"its certificate is not trusted: {distrust.verify_message}"
+        return f"it refuses: {said.message}" if said else f"HTTP status {error.response.status_code}"
+    if (invalid := _certificate_error(error)) is not None:
+        return f"its certificate is not trusted: {invalid.verify_message}"
     return f"no answer: {error}"
 
 
-def _distrust(error: BaseException | None) -> ssl.SSLCertVerificationError | None:
+def _certificate_error(error: BaseException | None) -> ssl.SSLCertVerificationError | None:
     while error is not None:
         if isinstance(error, ssl.SSLCertVerificationError):
             return error

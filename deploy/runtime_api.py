@@ -1,4 +1,4 @@
-"""A SuperNode's Runtime API as its launcher sees it."""
+"""The launcher's client for a SuperNode's Runtime API."""
 
 import ssl
 
@@ -16,7 +16,7 @@ _SIGNED = frozenset({"/flwr.proto.Runtime/AcquireTask"})
 
 
 class RuntimeApi:
-    """Where a SuperNode hands out tasks.
+    """The interface through which a SuperNode gives tasks to its launcher.
 
     Parameters
     ----------
@@ -25,7 +25,7 @@ class RuntimeApi:
     certificates
         PEM of the CA that signed the API's certificate; None: plain HTTP.
     secret
-        What requests for tasks are signed with; None: not signed.
+        Secret that requests for tasks are signed with; None: they are not signed.
     """
 
     def __init__(self, address: str, certificates: bytes | None, secret: bytes | None) -> None:
@@ -41,19 +41,19 @@ class RuntimeApi:
         """Whether it is plain HTTP."""
         return self.certificates is None
 
-    def of_task(self, token: str) -> RuntimeHttpClient:
+    def for_task(self, token: str) -> RuntimeHttpClient:
         """Connect with a task's token, as its ClientApp does."""
         return self._connect("flwr-clientapp", [RuntimeTokenHttpInterceptor(token)])
 
-    def knock(self) -> None:
-        """Ask whether anybody is there.
+    def check_reachable(self) -> None:
+        """Check that the SuperNode answers.
 
         Raises
         ------
         httpx.ConnectError
-            If nobody listens.
+            If nothing listens at the address.
         httpx.HTTPError
-            If there is no answer otherwise.
+            If there is no answer for another reason.
         """
         if self.certificates is None:
             httpx.get(f"http://{self.address}/health", timeout=_TIMEOUT)

@@ -1,19 +1,19 @@
-"""A SuperNode that answers quickly: Flower's own, with four of its habits changed.
+"""Flower's SuperNode with four changes, so that it reacts quickly.
 
 Flower's SuperNode
 
 - sleeps three seconds whenever it found no message, so that most of a short round is spent asleep. This
   one waits a tenth of the time it has been idle, a tenth of a second at least and three seconds at most;
-- waits for ever for a reply if its ClientApp reports that it failed before it wrote one, or dies while it
+- waits forever for a reply if its ClientApp reports that it failed before it wrote one, or dies while it
   is writing it. This one replies with an error at once;
-- leaves a message half fetched if its run ends meanwhile, and the ClientApp that is already there waits for
-  the rest, for hours. This one drops the message and ends the task;
-- is missed after a minute when it dies. This one sends its heartbeat every few seconds and is missed after
-  twenty (``--heartbeat-interval``); a registered one can also take its place again that much sooner.
+- leaves a message half fetched if its run ends meanwhile, and the ClientApp that was already started waits
+  for the rest, for hours. This one drops the message and ends the task;
+- counts as offline only a minute after it died. This one sends its heartbeat every few seconds and counts as
+  offline after twenty (``--heartbeat-interval``); so a registered one can also connect again sooner.
 
-Everything else, all flags included, is ``flower-supernode``'s: ``python -m deploy.supernode --help``. The
-changes replace names in Flower's modules, so they are bound to the version they were written for; with
-another one they stay away and a warning says so.
+Everything else, including all flags, is as in ``flower-supernode`` (``python -m deploy.supernode --help``).
+The changes replace names in Flower's modules, so they fit only the version that they were written for; with
+another one they are not made, and a warning says so.
 """
 
 import argparse
@@ -43,23 +43,23 @@ log = logging.getLogger("flwr")
 command_line = import_module("flwr.supernode.cli.flower_supernode")
 
 KNOWN_FLOWER = "1.39."
-"""The Flower versions whose SuperNode is known here."""
+"""The Flower versions that the changes are written for."""
 IDLE_SLEEP = 3
 """Seconds for which Flower's loop sleeps when it found no message; any other sleep waits for a ClientApp."""
 LEAST_WAIT = 0.1
 INCOMPLETE_REPLY_ERROR = Error(ErrorCode.CLIENT_APP_CRASHED, "ClientApp ended amid its reply.")
 HEARTBEAT_INTERVAL = 10
-"""Seconds between heartbeats, the least that a SuperLink accepts; it misses a node after two."""
+"""Seconds between heartbeats, the least that a SuperLink accepts; a node is offline after twice that."""
 Result = TypeVar("Result")
-_flowers_fetch: Callable[..., int | None] = node_loop._pull_and_store_message
+_original_fetch: Callable[..., int | None] = node_loop._pull_and_store_message
 
 
 class RunEndedError(Exception):
-    """A run has ended while one of its messages was fetched."""
+    """A run ended while one of its messages was being fetched."""
 
 
 class QuickClock:
-    """Stands in for the module ``time`` in the SuperNode's loop, which uses nothing of it but ``sleep``."""
+    """Replaces the module ``time`` in the SuperNode's loop, which uses only its ``sleep``."""
 
     def __init__(self) -> None:
         self._idle = IdleWait(LEAST_WAIT, IDLE_SLEEP)
@@ -74,15 +74,24 @@ class QuickClock:
 
 
 class PromptNodeState(InMemoryNodeState):
-    """Answers a message with an error as soon as its ClientApp has ended without an answer, or amid one."""
+    """Replies to a message with an error as soon as its ClientApp ends before its reply is complete."""
 
     def get_messages(
         self, *, run_ids: Sequence[int] | None = None, is_reply: bool | None = None, limit: int | None = None
     ) -> Sequence[Message]:
-        """Retrieve messages; replies when all of their parts are there.
+        """Retrieve messages; a reply only once all of its parts are there.
 
-        Flower's loop takes a reply that has just begun to come, and nobody could tell it then that its
-        ClientApp has died.
+        Flower's loop takes a reply as soon as its first part is there, and then cannot be told that its
+        ClientApp died.
+
+        Parameters
+        ----------
+        run_ids
+            Runs whose messages to retrieve; None: all.
+        is_reply
+            Whether to retrieve replies or other messages; None: both.
+        limit
+            Largest number of messages; None: all.
         """
         found = super().get_messages(run_ids=run_ids, is_reply=is_reply, limit=limit)
         partial = self._partial_replies()
@@ -92,7 +101,22 @@ class PromptNodeState(InMemoryNodeState):
         return [message for message in found if message.metadata.message_id not in partial]
 
     def finish_task(self, task_id: int, sub_status: str, details: str) -> bool:
-        """Finish a task; a ClientApp's that did not answer is answered for."""
+        """Finish a task; if it is a ClientApp's without a complete reply, reply with an error.
+
+        Parameters
+        ----------
+        task_id
+            The task's id.
+        sub_status
+            How it ended, see Flower's ``SubStatus``.
+        details
+            Details of the end, for Flower's records.
+
+        Returns
+        -------
+        bool
+            Whether the task existed and was not finished before.
+        """
         finished = super().finish_task(task_id, sub_status, details)
         tasks = self.get_tasks(task_ids=[task_id]) if finished else []
         if tasks and tasks[0].type == TaskType.CLIENT_APP:
@@ -103,9 +127,9 @@ class PromptNodeState(InMemoryNodeState):
         return finished
 
     def _store_error_replies(self, run_ids: set[int], error: Error) -> None:
-        # Flower answers only for messages that a ClientApp has fetched and not begun to answer; one that died
-        # before or amid that would keep the SuperNode waiting. It works on one message at a time, so all that
-        # are here are the dead one's.
+        # Flower replies only to messages that a ClientApp has fetched and not begun to answer; one that died
+        # before that or during its reply would keep the SuperNode waiting. Only one message is handled at a
+        # time, so all messages here are those of the ClientApp that died.
         self._drop_partial_replies()
         with self.lock_msg_store:
             for entry in self.msg_store.values():
@@ -117,7 +141,7 @@ class PromptNodeState(InMemoryNodeState):
         super()._store_error_replies(run_ids, error)
 
     def _partial_replies(self) -> set[str]:
-        """Return the ids of the replies of which parts are still to come."""
+        """Return the ids of replies whose parts have not all arrived."""
         with self._lock_object_push_sessions:
             return {
                 root
@@ -136,7 +160,7 @@ class PromptNodeStateFactory(NodeStateFactory):
     """Makes the one ``PromptNodeState`` of a SuperNode."""
 
     def state(self) -> NodeState:
-        """Return the state; make it if need be."""
+        """Return the state, which the first call makes."""
         with self.lock:
             if self.state_instance is None:
                 self.state_instance = PromptNodeState(self.objectstore_factory.store())
@@ -149,33 +173,33 @@ def fetch_message(
     confirm_message_received: Callable[[int, str], None],
     **others: object,
 ) -> int | None:
-    """Fetch a message for the ClientApp; nothing is left of one whose run ends meanwhile.
+    """Fetch a message for the ClientApp; if its run ends meanwhile, drop the message completely.
 
-    Flower's function cleans up after an ``Exception``. That a run has ended is a ``BaseException`` there,
-    which passes the cleaning by, so it becomes the other here.
+    Flower's function cleans up after an ``Exception``. But the end of a run is signalled by a
+    ``BaseException``, after which it does not clean up; so that is turned into an ``Exception`` here.
 
     Parameters
     ----------
     pull_object
-        Fetches a part of a message, by the run's id and the part's.
+        Fetches a part of a message, given the ids of the run and the part.
     confirm_message_received
-        Says that a message is here, by the run's id and the message's.
+        Confirms that a message has arrived, given the ids of the run and the message.
     **others
-        What else Flower's function takes.
+        Further arguments of Flower's function.
 
     Returns
     -------
     int | None
         The id of the message's run; None if there is no message.
     """
-    return _flowers_fetch(
-        pull_object=_cleanly(pull_object),
-        confirm_message_received=_cleanly(confirm_message_received),
+    return _original_fetch(
+        pull_object=_with_clean_end(pull_object),
+        confirm_message_received=_with_clean_end(confirm_message_received),
         **others,
     )
 
 
-def _cleanly(call: Callable[[int, str], Result]) -> Callable[[int, str], Result]:
+def _with_clean_end(call: Callable[[int, str], Result]) -> Callable[[int, str], Result]:
     def called(run_id: int, object_id: str) -> Result:
         try:
             return call(run_id, object_id)
@@ -186,7 +210,7 @@ def _cleanly(call: Callable[[int, str], Result]) -> Callable[[int, str], Result]
 
 
 def parser() -> argparse.ArgumentParser:
-    """Return the parser of ``flower-supernode`` with the flags that are ours."""
+    """Return the parser of ``flower-supernode`` with our own flags added."""
     made: argparse.ArgumentParser = command_line._parse_args_run_supernode()
     made.prog = "python -m deploy.supernode"
     add_own_flags(made)
@@ -204,12 +228,13 @@ def add_own_flags(parser: argparse.ArgumentParser) -> None:
         "--heartbeat-interval",
         type=int,
         default=HEARTBEAT_INTERVAL,
-        help=f"Seconds; a dead node is missed after twice that. At least {HEARTBEAT_INTERVAL}, the default.",
+        help="Seconds between heartbeats; a node that died counts as offline after twice that. At least "
+        f"{HEARTBEAT_INTERVAL}, the default.",
     )
 
 
 def node_config(text: str) -> str:
-    """Make one line of a node-config's lines; those that begin with # are left out."""
+    """Join the lines of a node-config; lines that begin with # are comments."""
     lines = (line.strip() for line in text.splitlines())
     return " ".join(line for line in lines if line and not line.startswith("#"))
 
@@ -220,7 +245,7 @@ def split_arguments(arguments: Sequence[str]) -> tuple[list[str], int]:
     Returns
     -------
     list[str]
-        What is Flower's, the node-config of the file among it.
+        Flower's arguments, among them the node-config that was read from a file.
     int
         Seconds between heartbeats.
 
@@ -233,7 +258,7 @@ def split_arguments(arguments: Sequence[str]) -> tuple[list[str], int]:
     add_own_flags(own)
     ours, rest = own.parse_known_args(arguments)
     if ours.heartbeat_interval < HEARTBEAT_INTERVAL:
-        sys.exit(f"--heartbeat-interval {ours.heartbeat_interval}: at least {HEARTBEAT_INTERVAL} is allowed")
+        sys.exit(f"--heartbeat-interval {ours.heartbeat_interval}: must be at least {HEARTBEAT_INTERVAL}")
     if ours.node_config_file is not None:
         if any(flag.split("=")[0] == "--node-config" for flag in rest):
             sys.exit("--node-config and --node-config-file: give one of them")
@@ -248,17 +273,17 @@ def _read(file: Path) -> str:
         sys.exit(f"--node-config-file {file}: {error}")
 
 
-def quicken(heartbeat_interval: int) -> None:
-    """Change Flower's SuperNode in this process, if it is a version whose SuperNode is known.
+def patch_flower(heartbeat_interval: int) -> None:
+    """Change Flower's SuperNode in this process, if the changes are written for the installed version.
 
     Parameters
     ----------
     heartbeat_interval
-        Seconds.
+        Seconds between heartbeats.
     """
     installed = version("flwr")
     if not installed.startswith(KNOWN_FLOWER):
-        log.warning("Flower %s is not known here: its SuperNode runs with its own waits", installed)
+        log.warning("Flower %s is not a known version: its SuperNode runs without our changes", installed)
         return
     for module, name, ours in (
         (node_loop, "time", QuickClock()),
@@ -276,7 +301,7 @@ def main() -> None:
         parser().parse_args(["--help"])
     arguments, heartbeat_interval = split_arguments(sys.argv[1:])
     sys.argv = ["flower-supernode", *arguments]
-    quicken(heartbeat_interval)
+    patch_flower(heartbeat_interval)
     command_line.flower_supernode()
 
 

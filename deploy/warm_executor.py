@@ -5,10 +5,10 @@ importing torch. This one has imported it once and forks: each message still has
 ends with it, so nothing leaks from one to the next. The app itself is never imported here, since its code
 travels with each run.
 
-If a ClientApp dies, of a signal or of too much memory, its message is answered with an error at once; Flower
-notices after a minute. If the SuperNode is gone, nobody would take the answer: its ClientApp is ended too.
+If a ClientApp dies, by a signal or for lack of memory, its message is answered with an error at once; Flower
+notices after a minute. If the SuperNode is gone, nobody could take an answer, so its ClientApp is ended too.
 
-Only where processes can be forked (not on Windows).
+This works only where processes can be forked (not on Windows).
 """
 
 import argparse
@@ -38,24 +38,24 @@ PRELOADED = (
     "torch,torchvision,numpy,pydantic.main,pydantic.fields,pydantic.functional_validators,safetensors.torch,"
     "datasets,flwr_datasets.partitioner,sklearn.datasets,pyarrow.parquet,flwr.clientapp,flwr.serverapp"
 )
-"""What Motley's ClientApp imports of other people's, and what takes longest to import."""
+"""The third-party modules that Motley's ClientApp imports and that take longest."""
 POLL_SECONDS = 0.1
 IDLE_POLL_SECONDS = 1.0
 ALIVE_SECONDS = 5.0
-"""The alive-file is touched no more often."""
+"""Least time between two checks of the SuperNode, and between two touches of the alive-file."""
 
 
 class WarmExecutor:
-    """Fetches tasks from a SuperNode and gives each a process.
+    """Fetches tasks from a SuperNode and starts a process for each.
 
     Parameters
     ----------
     api
         The SuperNode's Runtime API.
     memory_limit
-        Bytes of memory a ClientApp may take; None: no limit but the machine's.
+        Bytes of memory that a ClientApp may take; None: no limit.
     poll_seconds
-        Seconds between two looks while messages come; ten times as many at most while none do.
+        Seconds between two polls while messages come; the wait grows to 1 s while none do.
     alive_file
         Touched when the SuperNode has answered; None: no file.
     """
@@ -78,12 +78,12 @@ class WarmExecutor:
         self._stopping = False
 
     def stop(self, signal_number: int, frame: FrameType | None) -> None:
-        """Take no further task and end the one at work; a signal handler."""
+        """Take no further task and end the current one; a signal handler."""
         del signal_number, frame
         self._stopping = True
 
     def run(self) -> None:
-        """Serve until ``stop``."""
+        """Serve until ``stop`` is called."""
         while not self._stopping:
             if self._child is None:
                 self._fetch()
@@ -101,15 +101,15 @@ class WarmExecutor:
         try:
             answer = self._api.client.AcquireTask(request)
         except httpx.HTTPError as error:
-            self._lost(error)
+            self._mark_unreachable(error)
             return
-        self._found()
+        self._mark_reachable()
         if answer.HasField("task") and answer.token:
             self._child = ClientProcess(self._api, answer.token, answer.task.task_id)
             self._wait.busy()
 
     def _watch(self, child: ClientProcess) -> None:
-        """Wait a moment for a process; look after its memory, its SuperNode and its end."""
+        """Wait a moment for a process; check whether it has ended, its memory and its SuperNode."""
         if child.wait(self._poll_seconds):
             child.report(self._api)
             self._child = None
@@ -123,23 +123,23 @@ class WarmExecutor:
             self._check_supernode(child)
 
     def _check_supernode(self, child: ClientProcess) -> None:
-        """End a process whose SuperNode has died: the next message's must have its state to itself.
+        """End a process whose SuperNode died, since no two processes may use the node's state at once.
 
-        Only a refused connection says so; a SuperNode that is slow may still be there.
+        Only a refused connection means that it died; one that does not answer may be slow.
         """
         if time.monotonic() - self._alive_at < ALIVE_SECONDS:
             return
         try:
-            self._api.knock()
+            self._api.check_reachable()
         except httpx.ConnectError as error:
-            self._lost(error)
+            self._mark_unreachable(error)
             child.end("its SuperNode is gone")
         except httpx.HTTPError as error:
-            self._lost(error)
+            self._mark_unreachable(error)
         else:
-            self._found()
+            self._mark_reachable()
 
-    def _found(self) -> None:
+    def _mark_reachable(self) -> None:
         if not self._reachable:
             log.info("The SuperNode at %s answers again", self._api.address)
         self._reachable = True
@@ -149,24 +149,24 @@ class WarmExecutor:
             if self._alive_file is not None:
                 self._alive_file.touch()
 
-    def _lost(self, error: httpx.HTTPError) -> None:
+    def _mark_unreachable(self, error: httpx.HTTPError) -> None:
         if self._reachable:
             log.warning("The SuperNode at %s does not answer: %s; still trying", self._api.address, error)
         self._reachable = False
 
 
 def preload(modules: str) -> None:
-    """Import what ClientApps will need, so that they find it imported.
+    """Import the modules that ClientApps need, so that forked processes have them already.
 
     Parameters
     ----------
     modules
-        Names with commas between; those that are not installed are left to whoever needs them.
+        Names separated by commas; one that cannot be imported is left out.
 
     Raises
     ------
     SystemExit
-        If an import touched a GPU: a forked process could not use it then.
+        If an import used a GPU or started threads: a forked process could not use either.
     """
     for name in filter(None, (name.strip() for name in modules.split(","))):
         try:
@@ -179,14 +179,15 @@ def preload(modules: str) -> None:
     if threading.active_count() > 1:
         names = ", ".join(thread.name for thread in threading.enumerate())
         sys.exit(
-            f"--preload {modules}: one of these starts threads ({names}), which a fork loses; leave it out"
+            f"--preload {modules}: one of these starts threads ({names}), which do not survive a fork; leave "
+            "it out"
         )
     gc.collect()
-    gc.freeze()  # what is shared with the children stays shared: the collector does not write to it
+    gc.freeze()  # the garbage collector no longer writes to this memory, so children go on sharing it
 
 
 def parser() -> argparse.ArgumentParser:
-    """Return the command's parser; what ``flower-superexec`` has too is called the same."""
+    """Return the command's parser; flags that ``flower-superexec`` has too have the same names."""
     made = argparse.ArgumentParser(
         prog="python -m deploy.warm_executor",
         description=__doc__,
@@ -195,7 +196,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--runtime-api-address", required=True, help="HOST:PORT of the SuperNode's Runtime API")
     security = made.add_mutually_exclusive_group(required=True)
     security.add_argument(
-        "--insecure", action="store_true", help="plain HTTP, for loopback or a network of its own"
+        "--insecure", action="store_true", help="plain HTTP, for loopback or an isolated network"
     )
     security.add_argument(
         "--root-certificates", type=Path, help="PEM file of the CA that signed the API's certificate"
@@ -204,10 +205,12 @@ def parser() -> argparse.ArgumentParser:
         "--superexec-auth-secret-file", type=Path, help="file of the secret shared with the SuperNode"
     )
     made.add_argument(
-        "--memory-limit", type=_positive, help="GB of memory a ClientApp may take; more ends it"
+        "--memory-limit",
+        type=_positive,
+        help="GB of memory a ClientApp may take; it is ended if it takes more",
     )
     made.add_argument(
-        "--poll-interval", type=_positive, default=POLL_SECONDS, help="seconds between two looks for a task"
+        "--poll-interval", type=_positive, default=POLL_SECONDS, help="seconds between two polls for a task"
     )
     made.add_argument(
         "--preload", default=PRELOADED, help=f"modules to import beforehand (default: {PRELOADED})"
@@ -219,7 +222,7 @@ def parser() -> argparse.ArgumentParser:
 def _positive(text: str) -> float:
     value = float(text)
     if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text}: more than 0 is allowed")
+        raise argparse.ArgumentTypeError(f"{text}: must be more than 0")
     return value
 
 

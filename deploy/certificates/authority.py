@@ -15,7 +15,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from deploy.certificates.names import SetupError, is_address
 
 _LEEWAY = timedelta(days=1)
-"""How long before it was made a certificate holds already: a site's clock may be slow."""
+"""A certificate is valid from so long before it is made, since a site's clock may be slow."""
 
 _KEY_USES = {
     "digital_signature": False,
@@ -51,7 +51,7 @@ class Certified:
 def new_authority(days: int) -> Certified:
     """Make a CA that may sign servers' certificates but no other CA's.
 
-    Its name has a random part: while one CA replaces another, no program confuses the two.
+    Its name has a random part, so that programs do not confuse it with the CA that it replaces.
     """
     key = ec.generate_private_key(ec.SECP384R1())
     name = _name(f"Motley CA {secrets.token_hex(4)}")
@@ -69,23 +69,25 @@ def new_server(authority: Certified, names: Sequence[str], days: int) -> Certifi
 
     Parameters
     ----------
+    authority
+        The CA that signs it.
     names
-        DNS names and IP addresses under which it will be reached.
+        DNS names and IP addresses under which the SuperLink will be reached.
     days
-        How long it holds.
+        Days for which it is valid.
 
     Raises
     ------
     SetupError
-        If the CA ends before it would.
+        If the CA's own certificate would expire first.
     """
-    ends = datetime.now(UTC) + timedelta(days=days)
-    _check_end(authority.certificate, days, ends)
+    expires = datetime.now(UTC) + timedelta(days=days)
+    _check_expiry(authority.certificate, days, expires)
     key = ec.generate_private_key(ec.SECP384R1())
     identifier = authority.certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
     alternatives = x509.SubjectAlternativeName([_general_name(name) for name in names])
     builder = (
-        _builder(_name("Motley SuperLink"), key, ends)
+        _builder(_name("Motley SuperLink"), key, expires)
         .issuer_name(authority.certificate.subject)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(x509.KeyUsage(**{**_KEY_USES, "digital_signature": True}), critical=True)
@@ -99,7 +101,7 @@ def new_server(authority: Certified, names: Sequence[str], days: int) -> Certifi
 
 
 def certificate_pem(*certificates: x509.Certificate) -> bytes:
-    """Return the content of a file of certificates."""
+    """Return the content of a file that holds these certificates."""
     return b"".join(certificate.public_bytes(serialization.Encoding.PEM) for certificate in certificates)
 
 
@@ -109,7 +111,7 @@ def read_certificates(content: bytes, file: object) -> list[x509.Certificate]:
     Raises
     ------
     SetupError
-        If it holds none.
+        If it does not hold certificates.
     """
     try:
         return x509.load_pem_x509_certificates(content)
@@ -123,7 +125,7 @@ def read_key(content: bytes, file: object) -> ec.EllipticCurvePrivateKey:
     Raises
     ------
     SetupError
-        If it is none that was made here.
+        If it is not a private key on an elliptic curve without a passphrase.
     """
     try:
         key = serialization.load_pem_private_key(content, None)
@@ -144,7 +146,7 @@ def is_signed_by(certificate: x509.Certificate, authority: x509.Certificate) -> 
 
 
 def names_of(certificate: x509.Certificate) -> tuple[str, ...]:
-    """Return the names and addresses for which a server's certificate holds; none if it says none."""
+    """Return the names and addresses for which a certificate is valid; empty if it states none."""
     try:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:
@@ -152,26 +154,28 @@ def names_of(certificate: x509.Certificate) -> tuple[str, ...]:
     return tuple(str(name.value) for name in names)
 
 
-def _builder(subject: x509.Name, key: ec.EllipticCurvePrivateKey, ends: datetime) -> x509.CertificateBuilder:
+def _builder(
+    subject: x509.Name, key: ec.EllipticCurvePrivateKey, expires: datetime
+) -> x509.CertificateBuilder:
     return (
         x509.CertificateBuilder()
         .subject_name(subject)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(datetime.now(UTC) - _LEEWAY)
-        .not_valid_after(ends)
+        .not_valid_after(expires)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
     )
 
 
-def _check_end(authority: x509.Certificate, days: int, ends: datetime) -> None:
-    last = authority.not_valid_after_utc
-    if ends > last:
-        left = (last - datetime.now(UTC)).days
+def _check_expiry(authority: x509.Certificate, days: int, expires: datetime) -> None:
+    latest = authority.not_valid_after_utc
+    if expires > latest:
+        left = (latest - datetime.now(UTC)).days
         allowed = f"1 to {left} days are allowed" if left > 0 else "nothing more can be signed with it"
         raise SetupError(
-            f"--days {days}: the CA itself ends on {last:%Y-%m-%d}, so {allowed}; "
-            "`renew-authority` makes another CA"
+            f"--days {days}: the CA itself expires on {latest:%Y-%m-%d}, so {allowed}; "
+            "`renew-authority` makes a new CA"
         )
 
 

@@ -1,4 +1,4 @@
-"""The folder of certificates and keys: whole parts move in at once, or not at all."""
+"""The folder of certificates and keys; it changes by whole parts, completely or not at all."""
 
 import fcntl
 import os
@@ -19,17 +19,17 @@ SUPERLINK_FILES = (CA, SERVER, SERVER_KEY, SECRET)
 NODE_FILES = (CA, NODE_KEY, NODE_PUBLIC, SECRET)
 
 _STAGING = ".making-"
-_NOT_OURS = ("lost+found",)
-"""What a fresh file system holds."""
+_IGNORED = ("lost+found",)
+"""Entries of a fresh file system; a folder with these alone counts as empty."""
 
 Files = Mapping[str, bytes]
 """Contents of a part's files by name."""
 
 
 class CertificateFolder:
-    """Where a federation's certificates, keys and secrets lie.
+    """The folder of a federation's certificates, keys and secrets.
 
-    Private files are readable by their owner only, whatever the umask; folders are closed to others.
+    Whatever the umask, private files are readable and folders accessible by their owner only.
 
     Parameters
     ----------
@@ -42,17 +42,17 @@ class CertificateFolder:
 
     @contextmanager
     def locked(self, *, make: bool = False) -> Iterator[None]:
-        """Keep other commands out.
+        """Lock the folder against other commands.
 
         Parameters
         ----------
         make
-            Make the folder if it is missing; it goes again if the body fails.
+            Make the folder if it is missing; it is removed again if the body fails.
 
         Raises
         ------
         SetupError
-            If it is no folder, or another command is at work in it.
+            If it is not a folder, or another command is at work in it.
         """
         with ExitStack() as undo:
             if make and not self.path.exists():
@@ -63,18 +63,18 @@ class CertificateFolder:
             descriptor = os.open(self.path, os.O_RDONLY)
             try:
                 self._lock(descriptor)
-                self._sweep()
+                self._remove_leftovers()
                 yield
                 undo.pop_all()
             finally:
                 os.close(descriptor)
 
     def is_empty(self) -> bool:
-        """Tell whether nothing of ours or anybody's lies here."""
-        return not [entry for entry in self.path.iterdir() if entry.name not in _NOT_OURS]
+        """Tell whether nothing is in the folder."""
+        return not [entry for entry in self.path.iterdir() if entry.name not in _IGNORED]
 
     def node_names(self) -> list[str]:
-        """Return the names of the nodes that have keys here."""
+        """Return the names of the nodes that have keys in the folder."""
         nodes = self.path / NODES
         return sorted(entry.name for entry in nodes.iterdir() if entry.is_dir()) if nodes.is_dir() else []
 
@@ -84,7 +84,7 @@ class CertificateFolder:
         Raises
         ------
         SetupError
-            If it is not there.
+            If it does not exist.
         """
         file = self.path / place / name
         if not file.is_file():
@@ -96,14 +96,14 @@ class CertificateFolder:
         return (self.path / place / name).is_file()
 
     def install(self, parts: Mapping[Path, Files]) -> list[Path]:
-        """Move parts in; a part that is there already moves to ``retired`` with the time added to its name.
+        """Install parts; an existing part moves to ``retired``, with the time added to its name.
 
-        If anything fails, all is as it was.
+        If anything fails, everything is restored.
 
         Returns
         -------
         list[Path]
-            Where the old parts are now.
+            Where the replaced parts are now.
         """
         retired = []
         with self._staging() as staging, ExitStack() as undo:
@@ -120,19 +120,29 @@ class CertificateFolder:
         return retired
 
     def overwrite(self, place: Path, name: str, content: bytes) -> None:
-        """Put a file in the place of one that is there, at once."""
+        """Replace an existing file atomically.
+
+        Parameters
+        ----------
+        place
+            The part that the file belongs to.
+        name
+            The file's name.
+        content
+            Its new content.
+        """
         with self._staging() as staging:
             self._write(staging / name, content)
             (staging / name).replace(self.path / place / name)
 
-    def give_to(self, owner: tuple[int, int]) -> None:
-        """Give everything to a user and group."""
+    def change_owner(self, owner: tuple[int, int]) -> None:
+        """Give the folder and all that is in it to a user and group."""
         for entry in (self.path, *self.path.rglob("*")):
             os.chown(entry, *owner, follow_symlinks=False)
 
     def _make(self) -> None:
         if not self.path.parent.is_dir():
-            raise SetupError(f"{self.path}: {self.path.parent} must be there already")
+            raise SetupError(f"{self.path}: {self.path.parent} must exist already")
         self.path.mkdir()
         self.path.chmod(0o700)
 
@@ -142,8 +152,8 @@ class CertificateFolder:
         except BlockingIOError as error:
             raise SetupError(f"{self.path}: another command is at work in it; try again") from error
 
-    def _sweep(self) -> None:
-        # What a command left that was killed: nobody has been given any of it.
+    def _remove_leftovers(self) -> None:
+        # Left by a command that was killed; nobody has received any of it.
         for left in self.path.glob(f"{_STAGING}*"):
             shutil.rmtree(left)
 
@@ -178,7 +188,7 @@ class CertificateFolder:
         self._inherit_owner(file)
 
     def _inherit_owner(self, entry: Path) -> None:
-        # Root renews for a container's user: that user must still be able to read what is its own.
+        # Root may renew files of a container's user, who must still be able to read them.
         if os.geteuid() == 0:
             folder = self.path.stat()
             os.chown(entry, folder.st_uid, folder.st_gid)

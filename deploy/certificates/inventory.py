@@ -1,4 +1,4 @@
-"""What lies in a folder of certificates: when it ends, whether it belongs together, what is missing."""
+"""The content of a folder of certificates: when it expires, whether it is consistent, what is missing."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ from deploy.certificates.names import SetupError
 
 @dataclass(frozen=True)
 class Item:
-    """Something that may end.
+    """Something that may expire.
 
     Attributes
     ----------
@@ -38,13 +38,13 @@ class Item:
         Path in the folder.
     what
         What it is, in words.
-    ends
+    expires
         When; None: never.
     """
 
     file: Path
     what: str
-    ends: datetime | None = None
+    expires: datetime | None = None
 
 
 def authorities(folder: CertificateFolder) -> list[x509.Certificate]:
@@ -58,9 +58,9 @@ def server(folder: CertificateFolder) -> x509.Certificate:
 
 
 def missing(folder: CertificateFolder) -> list[Path]:
-    """Return the files that a complete set has and this one has not.
+    """Return the files that this set lacks.
 
-    The CA's key is no such file: it may be kept elsewhere until something is signed.
+    The CA's key is not among them: it may be kept elsewhere until something is signed.
     """
     wanted = [AUTHORITY / CA, *(SUPERLINK / name for name in SUPERLINK_FILES)]
     for node in folder.node_names():
@@ -69,7 +69,7 @@ def missing(folder: CertificateFolder) -> list[Path]:
 
 
 def items(folder: CertificateFolder) -> list[Item]:
-    """Return what may end, and the nodes' keys."""
+    """Return what may expire, and the nodes' keys."""
     found = [_authority(certificate, kept) for kept, certificate in enumerate(authorities(folder))]
     own = server(folder)
     found.append(Item(SUPERLINK / SERVER, f"server, for {', '.join(names_of(own))}", own.not_valid_after_utc))
@@ -81,7 +81,7 @@ def items(folder: CertificateFolder) -> list[Item]:
 
 
 def problems(folder: CertificateFolder) -> list[str]:
-    """Return what does not belong together, a line each."""
+    """Return what is inconsistent, a line each."""
     return [*_authority_problems(folder), *_superlink_problems(folder), *_node_problems(folder)]
 
 
@@ -95,7 +95,7 @@ def _authority_problems(folder: CertificateFolder) -> Iterator[str]:
     if not folder.has(AUTHORITY, CA_KEY):
         return
     file = folder.path / AUTHORITY / CA_KEY
-    if not _belong(
+    if not _same_key(
         read_key(folder.read(AUTHORITY, CA_KEY), file).public_key(), authorities(folder)[0].public_key()
     ):
         yield f"{file}: it is not the key of the first certificate in {CA}"
@@ -104,7 +104,9 @@ def _authority_problems(folder: CertificateFolder) -> Iterator[str]:
 def _superlink_problems(folder: CertificateFolder) -> Iterator[str]:
     certificate = server(folder)
     key = folder.path / SUPERLINK / SERVER_KEY
-    if not _belong(read_key(folder.read(SUPERLINK, SERVER_KEY), key).public_key(), certificate.public_key()):
+    if not _same_key(
+        read_key(folder.read(SUPERLINK, SERVER_KEY), key).public_key(), certificate.public_key()
+    ):
         yield f"{key}: it is not the key of {SERVER}"
     if not any(is_signed_by(certificate, authority) for authority in authorities(folder)):
         yield f"{folder.path / SUPERLINK / SERVER}: no CA in {AUTHORITY / CA} signed it"
@@ -116,29 +118,29 @@ def _node_problems(folder: CertificateFolder) -> Iterator[str]:
         place = NODES / node
         private, public = folder.path / place / NODE_KEY, folder.path / place / NODE_PUBLIC
         own = read_private_key(folder.read(place, NODE_KEY), private).public_key()
-        if not _belong(own, read_public_key(folder.read(place, NODE_PUBLIC), public)):
+        if not _same_key(own, read_public_key(folder.read(place, NODE_PUBLIC), public)):
             yield f"{public}: it is not the public key of {NODE_KEY}"
         yield from _part_problems(folder, place)
 
 
 def _part_problems(folder: CertificateFolder, place: Path) -> Iterator[str]:
     if folder.read(place, CA) != folder.read(AUTHORITY, CA):
-        yield f"{folder.path / place / CA}: it is not what {AUTHORITY / CA} holds"
+        yield f"{folder.path / place / CA}: it differs from {AUTHORITY / CA}"
     if not folder.read(place, SECRET):
         yield f"{folder.path / place / SECRET}: it is empty"
 
 
-def _belong(one: PublicKeyTypes, other: PublicKeyTypes) -> bool:
+def _same_key(one: PublicKeyTypes, other: PublicKeyTypes) -> bool:
     return one == other
 
 
 def check_complete(folder: CertificateFolder) -> None:
-    """Make sure that nothing is missing.
+    """Make sure that no file is missing.
 
     Raises
     ------
     SetupError
-        If something is; the message lists it.
+        If files are missing; the message lists them.
     """
     if lacking := missing(folder):
         raise SetupError(f"{folder.path}: the set is incomplete, it lacks {', '.join(map(str, lacking))}")

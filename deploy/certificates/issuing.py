@@ -1,4 +1,4 @@
-"""What is made, renewed and taken out of use in a folder of certificates."""
+"""Makes, renews and retires what is in a folder of certificates."""
 
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
@@ -39,15 +39,19 @@ def create(
 
     Parameters
     ----------
+    folder
+        The folder, which must be empty.
     names
         DNS names and IP addresses of the SuperLink.
+    nodes
+        Names of the nodes.
     days, authority_days
-        How long the SuperLink's certificate and the CA hold.
+        Days for which the SuperLink's certificate and the CA are valid.
 
     Raises
     ------
     SetupError
-        If anything is in the folder, or the certificate would outlive its CA.
+        If the folder is not empty, or the CA would expire before the certificate.
     """
     if not folder.is_empty():
         raise SetupError(
@@ -68,6 +72,15 @@ def create(
 def complete(folder: CertificateFolder, names: Sequence[str], nodes: Iterable[str]) -> list[str]:
     """Add the nodes that a set lacks.
 
+    Parameters
+    ----------
+    folder
+        The folder of the set.
+    names
+        Names for which the SuperLink's certificate must be valid.
+    nodes
+        Names of the nodes that the set should have.
+
     Returns
     -------
     list[str]
@@ -76,25 +89,25 @@ def complete(folder: CertificateFolder, names: Sequence[str], nodes: Iterable[st
     Raises
     ------
     SetupError
-        If files are missing, or the SuperLink's certificate has ended or lacks a name.
+        If files are missing, or the SuperLink's certificate has expired or lacks a name.
     """
     inventory.check_complete(folder)
     certificate = inventory.server(folder)
     file, remedy = folder.path / SUPERLINK / SERVER, f"`renew-server {folder.path}"
     if certificate.not_valid_after_utc <= datetime.now(UTC):
         raise SetupError(
-            f"{file}: it ended on {certificate.not_valid_after_utc:%Y-%m-%d}; {remedy}` makes another"
+            f"{file}: it expired on {certificate.not_valid_after_utc:%Y-%m-%d}; {remedy}` makes a new one"
         )
     if lacking := set(names) - set(names_of(certificate)):
         raise SetupError(
-            f"{file}: it does not hold for {', '.join(sorted(lacking))}; "
-            f"{remedy} --server-names {','.join(names)}` makes one that does"
+            f"{file}: it is not valid for {', '.join(sorted(lacking))}; "
+            f"{remedy} --server-names {','.join(names)}` makes one that is"
         )
     return add_nodes(folder, [node for node in nodes if node not in folder.node_names()])
 
 
 def add_nodes(folder: CertificateFolder, nodes: Sequence[str]) -> list[str]:
-    """Make keys for further nodes.
+    """Make keys and secrets for further nodes.
 
     Raises
     ------
@@ -106,7 +119,7 @@ def add_nodes(folder: CertificateFolder, nodes: Sequence[str]) -> list[str]:
     for node in nodes:
         if node.lower() in known:
             raise SetupError(
-                f"node {node!r}: {folder.path / NODES / known[node.lower()]} is there already and nothing is "
+                f"node {node!r}: {folder.path / NODES / known[node.lower()]} exists already and nothing is "
                 "overwritten; `renew-node` makes a new key"
             )
     folder.install({NODES / node: _node_files(node, bundle) for node in nodes})
@@ -114,12 +127,12 @@ def add_nodes(folder: CertificateFolder, nodes: Sequence[str]) -> list[str]:
 
 
 def renew_nodes(folder: CertificateFolder, nodes: Sequence[str]) -> list[Path]:
-    """Make new keys and secrets for nodes that have some; return where the old ones are now.
+    """Make new keys and secrets for existing nodes; return where the old ones are now.
 
     Raises
     ------
     SetupError
-        If a node has none.
+        If a node does not exist.
     """
     for node in nodes:
         if node not in folder.node_names():
@@ -132,19 +145,23 @@ def renew_nodes(folder: CertificateFolder, nodes: Sequence[str]) -> list[Path]:
 def renew_server(
     folder: CertificateFolder, names: Sequence[str], days: int, *, new_shared_secret: bool
 ) -> list[Path]:
-    """Make another certificate and key for the SuperLink; return where the old ones are now.
+    """Make a new certificate and key for the SuperLink; return where the old ones are now.
 
     Parameters
     ----------
+    folder
+        The folder of the set.
     names
-        Its names and addresses; none: those of the certificate before.
+        Its names and addresses; none: those of the current certificate.
+    days
+        Days for which the certificate is valid.
     new_shared_secret
-        Whether its launcher's secret changes too.
+        Whether to change the secret that it shares with its launcher too.
 
     Raises
     ------
     SetupError
-        If the CA's key is not here, is another's, or the CA ends before.
+        If the CA's key is missing or does not match the CA, or the CA expires before the certificate.
     """
     names = names or names_of(inventory.server(folder))
     secret = new_secret() if new_shared_secret else folder.read(SUPERLINK, SECRET)
@@ -153,7 +170,7 @@ def renew_server(
 
 
 def renew_authority(folder: CertificateFolder, days: int) -> list[Path]:
-    """Make another CA, trusted beside the one before, by which the server's certificate still holds.
+    """Make a new CA, trusted beside the old one, which signed the server's current certificate.
 
     Returns
     -------
@@ -163,13 +180,13 @@ def renew_authority(folder: CertificateFolder, days: int) -> list[Path]:
     Raises
     ------
     SetupError
-        If such a change has been begun already.
+        If a change of the CA has been begun already.
     """
     before = inventory.authorities(folder)
     if len(before) > 1:
         raise SetupError(
             f"{folder.path / AUTHORITY / CA}: it holds {len(before)} CAs, so a change is under way; "
-            "end it with `renew-server` and `retire-authority` first"
+            "finish it with `renew-server` and `retire-authority` first"
         )
     made = new_authority(days)
     bundle = made.certificate_pem() + certificate_pem(*before)
@@ -178,12 +195,12 @@ def renew_authority(folder: CertificateFolder, days: int) -> list[Path]:
 
 
 def retire_authority(folder: CertificateFolder) -> int:
-    """Trust only the CA that signs from now on; return how many are trusted no more.
+    """Trust only the CA that signs from now on; return how many are no longer trusted.
 
     Raises
     ------
     SetupError
-        If there is no other, or the SuperLink's certificate is another's.
+        If there is no other CA, or it signed the SuperLink's current certificate.
     """
     current, *others = inventory.authorities(folder)
     if not others:

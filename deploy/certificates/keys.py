@@ -1,4 +1,4 @@
-"""Keys that SuperNodes sign with, and secrets that two processes share."""
+"""SuperNodes' signing keys, and secrets that two processes share."""
 
 import base64
 import hashlib
@@ -60,7 +60,7 @@ def read_public_key(content: bytes, file: object) -> PublicKey:
     Raises
     ------
     SetupError
-        If it is none, or not of a kind that Flower accepts.
+        If it is not a public key, or of a type that Flower does not accept.
     """
     try:
         key = serialization.load_ssh_public_key(content)
@@ -79,7 +79,7 @@ def read_private_key(content: bytes, file: object) -> ec.EllipticCurvePrivateKey
     Raises
     ------
     SetupError
-        If it is none on a NIST curve, or has a passphrase.
+        If it is not a private key on a NIST curve, or has a passphrase.
     """
     try:
         key = serialization.load_ssh_private_key(content, None)

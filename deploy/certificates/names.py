@@ -1,4 +1,4 @@
-"""What is given on a command line and ends up in certificates, folders' names and files."""
+"""Reads the arguments that end up in certificates, files and names of folders."""
 
 import ipaddress
 import re
@@ -22,7 +22,7 @@ def server_names(text: str) -> tuple[str, ...]:
     Parameters
     ----------
     text
-        DNS names and IP addresses with commas between.
+        DNS names and IP addresses, separated by commas.
 
     Returns
     -------
@@ -32,18 +32,18 @@ def server_names(text: str) -> tuple[str, ...]:
     Raises
     ------
     SetupError
-        If one is neither, or is there twice.
+        If one is neither, or is listed twice.
     """
     return _listed(text, "server name", _server_name)
 
 
 def node_names(text: str) -> tuple[str, ...]:
-    """Read names of nodes, with commas between.
+    """Read names of nodes, separated by commas.
 
     Raises
     ------
     SetupError
-        If one cannot name a folder, or is there twice.
+        If one cannot name a folder, or is listed twice.
     """
     return _listed(text, "node", node_name)
 
@@ -82,7 +82,7 @@ def days(text: str) -> int:
         If it is not a whole number from 1 to ``MOST_DAYS``.
     """
     if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= MOST_DAYS:
-        raise SetupError(f"{text!r}: a whole number from 1 to {MOST_DAYS} is allowed")
+        raise SetupError(f"{text!r}: must be a whole number from 1 to {MOST_DAYS}")
     return int(text)
 
 
@@ -96,7 +96,7 @@ def owner(text: str) -> tuple[int, int]:
     """
     numbers = _OWNER.fullmatch(text)
     if numbers is None or max(map(int, numbers.groups())) > _HIGHEST_ID:
-        raise SetupError(f"{text!r}: two numbers UID:GID are allowed, such as 10001:10001")
+        raise SetupError(f"{text!r}: must be two numbers UID:GID, such as 10001:10001")
     return int(numbers[1]), int(numbers[2])
 
 
@@ -106,7 +106,9 @@ def _listed(text: str, what: str, read: Callable[[str], str]) -> tuple[str, ...]
         name = read(part.strip())
         if name.lower() in names:
             other = names[name.lower()]
-            raise SetupError(f"{what} {name!r}: it is there twice (as {other!r}); each may be there once")
+            raise SetupError(
+                f"{what} {name!r}: it is listed twice (also as {other!r}); each may be listed once"
+            )
         names[name.lower()] = name
     return tuple(names.values())
 
@@ -118,7 +120,7 @@ def _server_name(text: str) -> str:
     labels = name.split(".")
     if len(name) > _LONGEST_HOST or labels[-1].isdigit() or not all(map(_LABEL.fullmatch, labels)):
         raise SetupError(
-            f"server name {text!r}: a DNS name (letters, digits and inner dashes between dots; no wildcard, "
-            "no port) or an IP address is allowed"
+            f"server name {text!r}: must be a DNS name (letters, digits and inner dashes between dots; no "
+            "wildcard, no port) or an IP address"
         )
     return name

@@ -2,10 +2,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.captions import Wording
+from data.captions import LabelFinder
 
-GRADES = Wording({str(grade): grade for grade in range(5)})
-WORDS = Wording({"healthy": 0, "mild": 1, "very mild": 2, "no finding": 3, "finding": 4})
+GRADES = LabelFinder({str(grade): grade for grade in range(5)})
+WORDS = LabelFinder({"healthy": 0, "mild": 1, "very mild": 2, "no finding": 3, "finding": 4})
 
 
 @pytest.mark.parametrize(
@@ -59,15 +59,15 @@ def test_capitals_do_not_matter():
 
 
 def test_capitals_matter_where_labels_differ_in_them_alone():
-    wording = Wording({"a": 0, "A": 1})
-    assert (wording.classes_in("type a"), wording.classes_in("type A")) == ([0], [1])
+    finder = LabelFinder({"a": 0, "A": 1})
+    assert (finder.classes_in("type a"), finder.classes_in("type A")) == ([0], [1])
 
 
 def test_signs_in_a_label_are_meant_as_they_are():
-    wording = Wording({"a+b": 0, "(c)": 1, "a.b": 2})
-    assert wording.classes_in("it is a+b") == [0]
-    assert wording.classes_in("it is (c)") == [1]
-    assert wording.classes_in("it is aab or axb") == []
+    finder = LabelFinder({"a+b": 0, "(c)": 1, "a.b": 2})
+    assert finder.classes_in("it is a+b") == [0]
+    assert finder.classes_in("it is (c)") == [1]
+    assert finder.classes_in("it is aab or axb") == []
 
 
 words = st.text(st.characters(categories=["L"]), min_size=1, max_size=6).map(lambda word: f"q{word}")
@@ -77,6 +77,6 @@ words = st.text(st.characters(categories=["L"]), min_size=1, max_size=6).map(lam
 def test_a_sentence_names_the_labels_that_were_put_into_it(labels, data):
     """No word around them is one of them, for those begin with q."""
     chosen = data.draw(st.lists(st.integers(0, len(labels) - 1), max_size=3))
-    wording = Wording({label: number for number, label in enumerate(labels)})
+    finder = LabelFinder({label: number for number, label in enumerate(labels)})
     sentence = " ".join(["Here", *(f"is {labels[number]}," for number in chosen), "it seems."])
-    assert wording.classes_in(sentence) == sorted(set(chosen))
+    assert finder.classes_in(sentence) == sorted(set(chosen))

@@ -189,12 +189,14 @@ def test_a_caption_of_no_class_is_refused_by_row_caption_and_classes():
         of_captions(Classes.declared("5"), ["KL 2", "KL 7"])
     assert str(error.value) == (
         "data.source = \"/x\", row 1: label 'KL 7' is none of the 5 classes 0, 1, 2, 3, 4 (data.classes can "
-        "name them), and names none"
+        "name them), and contains none of them"
     )
 
 
 def test_a_caption_of_several_classes_is_refused_with_all_of_them():
-    expected = r"row 0: label 'between 3 and 2' is none of the 5 classes .*, and names several: 2, 3$"
+    expected = (
+        r"row 0: label 'between 3 and 2' is none of the 5 classes .*, and contains several of them: 2, 3$"
+    )
     with pytest.raises(DataError, match=expected):
         of_captions(Classes.declared("5"), ["between 3 and 2"])
 
@@ -228,7 +230,8 @@ def test_the_log_tells_how_captions_were_read_and_nothing_of_plain_labels(caplog
     assert caplog.records == []
     of_captions(Classes.declared("3"), ["0", "KL 2", "KL 1"])
     assert [record.message for record in caplog.records] == [
-        "data.source = \"/x\": 2 captions are of the class whose label they hold, as row 1, 'KL 2', of 2"
+        'data.source = "/x": 2 captions have the class whose label they contain, for example row 1, '
+        "'KL 2': class 2"
     ]
 
 

@@ -79,7 +79,7 @@ def test_parts_that_leave_too_few_groups_are_refused_by_their_column(path):
 def test_a_client_of_too_few_groups_to_test_on_others_is_refused(tmp_path):
     path = numbered_parquet(tmp_path, 60, patient=[row // 6 for row in range(60)])
     run = run_settings(path, group="patient", split="natural", public_source=path, test_source=str(path))
-    expected = r'client 3 of 5: holds 2 of the groups that data\.group = "patient" keeps together; it needs 3'
+    expected = r'client 3 of 5: holds 2 groups by data\.group = "patient"; it needs 3'
     with pytest.raises(DataError, match=expected):
         load_client_data(run, 3, 5)
 

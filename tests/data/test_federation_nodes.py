@@ -117,9 +117,7 @@ def test_too_few_samples_are_refused(public, tmp_path):
 
 def test_too_few_groups_are_refused(public, tmp_path):
     own = numbered_parquet(tmp_path, 20, patient=[1, 2] * 10)
-    with pytest.raises(
-        DataError, match=r'data-path = ".*": holds 2 of the groups that data\.group = "patient"'
-    ):
+    with pytest.raises(DataError, match=r'data-path = ".*": holds 2 groups by data\.group = "patient"'):
         load_own(nodes(public, group="patient"), own)
 
 
@@ -183,7 +181,7 @@ def test_the_pool_may_lie_elsewhere_on_a_node(public, own, tmp_path):
 
 
 def test_a_pool_that_is_not_there_is_named_by_the_nodes_setting(public, own):
-    with pytest.raises(DataError, match=r'public-path = "/nowhere": there is nothing at this path'):
+    with pytest.raises(DataError, match=r'public-path = "/nowhere": this path does not exist'):
         load_own(nodes(public), own, "/nowhere")
 
 
@@ -194,5 +192,5 @@ def test_the_server_tests_on_a_source_of_its_own_or_not_at_all(public, tmp_path)
 
 
 def test_nothing_can_be_withheld_of_what_nodes_hold(public):
-    with pytest.raises(DataError, match=r'data\.source = "nodes": there is no source of which'):
+    with pytest.raises(DataError, match=r'data\.source = "nodes": there is no common source'):
         load_withheld(nodes(public))

@@ -45,9 +45,7 @@ def test_as_many_of_a_test_source_as_asked_are_drawn_by_the_seed(path, tmp_path)
 
 def test_more_than_a_test_source_holds_is_refused(path, tmp_path):
     test = numbered_parquet(tmp_path, 9, name="test.parquet")
-    expected = (
-        r"data\.server-test-size = 10: must be at most 9, which is what .*test\.parquet holds, or 0 for all"
-    )
+    expected = r"data\.server-test-size = 10: must be at most 9, the number .*test\.parquet, or 0 for all"
     with pytest.raises(DataError, match=expected):
         load_server_test(run_settings(path, test_source=str(test)))
 
@@ -118,7 +116,7 @@ def test_the_images_asked_for_are_drawn_by_the_seed(path, tmp_path):
 def test_a_pool_that_is_too_small_is_refused(path, tmp_path):
     public = numbered_parquet(tmp_path, 19, name="public.parquet")
     with pytest.raises(
-        DataError, match=r"public\.size = 20: must be at most 19, which is what .*public\.parquet"
+        DataError, match=r"public\.size = 20: must be at most 19, the number of samples in .*public\.parquet"
     ):
         load_public_pool(run_settings(path, public_source=public))
 
@@ -126,7 +124,7 @@ def test_a_pool_that_is_too_small_is_refused(path, tmp_path):
 def test_a_pool_of_another_kind_is_refused(path, tmp_path):
     run = run_settings(table(tmp_path, 40), public_source=path)
     with pytest.raises(
-        DataError, match=r"table\.csv holds a table, the public pool images: both must be of one"
+        DataError, match=r"table\.csv holds a table, the public pool images: both must be of the same"
     ):
         load_client_data(run, 0, 2)
 

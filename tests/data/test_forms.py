@@ -66,7 +66,7 @@ def test_texts_are_fingerprinted_with_what_they_become():
 
 @pytest.mark.parametrize(("data", "pool"), list(itertools.permutations(CONTENTS, 2)))
 def test_data_of_another_kind_than_the_pool_are_refused(data, pool):
-    expected = f"/x holds {data}, the public pool {pool}: both must be of one kind"
+    expected = f"/x holds {data}, the public pool {pool}: both must be of the same kind"
     with pytest.raises(DataError, match=expected):
         inputs_of(source(CONTENTS[data]), ALL, form_of(CONTENTS[pool]))
 

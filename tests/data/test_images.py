@@ -357,7 +357,7 @@ def test_two_processes_at_once_decode_once_and_leave_one_whole_folder(tmp_path):
 def test_a_place_that_cannot_be_written_is_named_with_the_remedy(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    with pytest.raises(DataError, match=r"cannot be kept in .*/file/motley \(XDG_CACHE_HOME names another"):
+    with pytest.raises(DataError, match=r"cannot be stored in .*/file/motley \(XDG_CACHE_HOME names another"):
         prepared(PNGS)
 
 

@@ -90,7 +90,7 @@ def test_pixels_are_not_copied_where_they_already_are():
 
 
 def test_few_pixels_go_to_another_device_without_what_lies_beside_them(monkeypatch):
-    monkeypatch.setattr(module, "SMALL", PIXELS[ROWS].nbytes)
+    monkeypatch.setattr(module, "MOST_COPIED_BYTES", PIXELS[ROWS].nbytes)
     moved = pixel_inputs().to("meta")
     assert moved.pixels.device.type == "meta"
     assert moved.pixels.shape == PIXELS[ROWS].shape
@@ -98,14 +98,14 @@ def test_few_pixels_go_to_another_device_without_what_lies_beside_them(monkeypat
 
 
 def test_many_pixels_stay_where_they_are(monkeypatch):
-    monkeypatch.setattr(module, "SMALL", PIXELS[ROWS].nbytes - 1)
+    monkeypatch.setattr(module, "MOST_COPIED_BYTES", PIXELS[ROWS].nbytes - 1)
     assert pixel_inputs().to("meta").pixels is PIXELS
 
 
 @pytest.mark.parametrize("small", [0, 2**30])
 @BOTH
 def test_batches_come_out_on_the_device_asked_for(make, small, monkeypatch):
-    monkeypatch.setattr(module, "SMALL", small)
+    monkeypatch.setattr(module, "MOST_COPIED_BYTES", small)
     moved = make().to("meta")
     assert moved.device == torch.device("meta")
     assert everything(moved).device == torch.device("meta")
@@ -116,7 +116,7 @@ def test_batches_come_out_on_the_device_asked_for(make, small, monkeypatch):
 @pytest.mark.parametrize("small", [0, 2**30])
 @BOTH
 def test_batches_on_a_gpu_are_those_on_the_cpu(make, small, monkeypatch):
-    monkeypatch.setattr(module, "SMALL", small)
+    monkeypatch.setattr(module, "MOST_COPIED_BYTES", small)
     indices = torch.tensor([3, 0, 3])
     batch = make().to("cuda")[indices]
     assert batch.is_cuda

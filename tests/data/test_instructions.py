@@ -68,7 +68,7 @@ def test_a_caption_of_no_class_is_refused_by_file_row_caption_and_classes(tmp_pa
     expected = (
         rf'^data\.source = "{path}", row 2: label \'unclear\' is none of the 2 classes 0, 1 \(.*\), and '
     )
-    with pytest.raises(DataError, match=expected + "names none$"):
+    with pytest.raises(DataError, match=expected + "contains none of them$"):
         load(path, classes="2")
 
 
@@ -170,8 +170,8 @@ def test_a_missing_file_is_named_and_left_out_as_far_as_allowed(tmp_path, caplog
 def test_images_none_of_which_is_there_are_refused_by_column_and_place(tmp_path):
     path = objects(tmp_path, [{"image": "a/0.PNG", "question": WHAT, "answer": "0"}] * 3)
     expected = (
-        rf'^data\.source = "{path}": column \'image\' names files of images, and none of the first 3 is '
-        rf"there, as {tmp_path}/a/0\.PNG; if the images are not to be used, name what is in data\.text or "
+        rf'^data\.source = "{path}": column \'image\' names image files, but none of the first 3 exists, '
+        rf"for example {tmp_path}/a/0\.PNG; to use other columns instead, name them in data\.text or "
     )
     with pytest.raises(DataError, match=expected):
         load(path, classes="2")
@@ -256,8 +256,8 @@ def test_several_instructions_are_not_used_and_the_log_says_what_is_asked(column
     path = instructions(tmp_path, **{column: ["a", "b", "c", "a", "b", "c"]}, captions=list(map(str, LABELS)))
     load(path)
     assert [record.message for record in caplog.records] == [
-        f'data.source = "{path}": the 3 instructions of column {column!r} are not used: of every image a '
-        "vision-language model is asked the run's vlm.prompt"
+        f'data.source = "{path}": the 3 instructions in column {column!r} are not used: the prompt for every '
+        "image is the run's vlm.prompt"
     ]
 
 

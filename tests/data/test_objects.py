@@ -79,9 +79,9 @@ def test_the_fingerprint_follows_from_what_is_in_the_file(tmp_path):
     [
         ('{"annotations": [], "info": 1}', "one object with the keys 'annotations', 'info'"),
         ("3", "a number"),
-        ('"x"', "a text"),
+        ('"x"', "a string"),
         ("null", "null"),
-        ("true", "a truth value"),
+        ("true", "a boolean"),
     ],
 )
 def test_what_is_no_list_is_refused_for_what_it_is(text, what, tmp_path):
@@ -90,7 +90,9 @@ def test_what_is_no_list_is_refused_for_what_it_is(text, what, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["table.json", "table.jsonl"])
-@pytest.mark.parametrize(("row", "what"), [([1], "a list"), ("x", "a text"), (None, "null"), (1, "a number")])
+@pytest.mark.parametrize(
+    ("row", "what"), [([1], "a list"), ("x", "a string"), (None, "null"), (1, "a number")]
+)
 def test_what_is_no_object_is_refused_by_its_row(name, row, what, tmp_path):
     with pytest.raises(DataError, match=rf'^data\.source = "/x", row 1: must be an object, but is {what}$'):
         read(objects(tmp_path, [{"a": 1}, row], name))
@@ -98,19 +100,19 @@ def test_what_is_no_object_is_refused_by_its_row(name, row, what, tmp_path):
 
 @pytest.mark.parametrize(("value", "what"), [({"x": 1}, "an object"), ([], "a list")])
 def test_what_is_nested_is_refused_by_row_and_key(value, what, tmp_path):
-    expected = rf"row 1: key 'conversations' holds {what}; a value must be a text, a number, true, false or"
+    expected = rf"row 1: key 'conversations' holds {what}; a value must be a string, a number, true, false or"
     with pytest.raises(DataError, match=expected):
         read(objects(tmp_path, [{"a": 1}, {"a": 2, "conversations": value}]))
 
 
 @pytest.mark.parametrize("text", ["", "[1", "[{'a': 1}]", "\x00", "[" * 100_000], ids=range(5))
 def test_what_is_no_json_is_refused_with_the_place(text, tmp_path):
-    with pytest.raises(DataError, match=r'^data\.source = "/x": is no JSON: .'):
+    with pytest.raises(DataError, match=r'^data\.source = "/x": is not valid JSON: .'):
         of_text(tmp_path, text)
 
 
 def test_a_line_that_is_no_json_is_refused_by_its_number(tmp_path):
-    with pytest.raises(DataError, match=r"line 3: is no JSON: "):
+    with pytest.raises(DataError, match=r"line 3: is not valid JSON: "):
         of_text(tmp_path, '{"a": 1}\n\n{"a": 2,}\n', "table.jsonl")
 
 
@@ -120,11 +122,13 @@ def test_bytes_that_are_no_text_are_refused(tmp_path):
 
 
 def test_a_key_that_no_column_can_have_is_refused(tmp_path):
-    with pytest.raises(DataError, match=r"row 1: key 'a\\x00' holds a character that no column's name can$"):
+    with pytest.raises(
+        DataError, match=r"row 1: key 'a\\x00' holds a character that is not allowed in a column's name$"
+    ):
         read(objects(tmp_path, [{"a": 1}, {"a\0": 1}]))
 
 
 @pytest.mark.parametrize("value", [2**70, "\ud800"])
 def test_a_value_that_no_column_can_hold_is_refused(value, tmp_path):
-    with pytest.raises(DataError, match=r"holds a value that no table can: "):
+    with pytest.raises(DataError, match=r"holds a value that a table cannot store: "):
         of_text(tmp_path, json.dumps([{"a": value}]))

@@ -295,7 +295,7 @@ def test_unequal_sizes_serve_as_many_clients_as_their_message_says(kind, samples
     message = str(error.value)
     most = int(re.search(r"must be 1 to (\d+)", message).group(1))
     assert message == (
-        f'num-partitions = {samples}: must be 1 to {most} with data.split = "{kind}", for there are '
+        f'num-partitions = {samples}: must be 1 to {most} with data.split = "{kind}", because there are '
         f"{samples} private samples and the smallest client needs 4"
     )
     assert min(len(part) for part in split(kind, most, targets=targets)) >= MINIMUM_CLIENT_SAMPLES
@@ -306,7 +306,7 @@ def test_unequal_sizes_serve_as_many_clients_as_their_message_says(kind, samples
 def test_messages_speak_of_groups_where_groups_are_split():
     targets, weights = torch.arange(12) % 2, torch.full((12,), 30)
     with pytest.raises(
-        DataError, match=r"must be 1 to 3, for there are 12 private groups and a client needs 4"
+        DataError, match=r"must be 1 to 3, because there are 12 private groups and a client needs 4"
     ):
         partition(targets, DataSettings(split="iid"), 4, 0, weights=weights)
     with pytest.raises(DataError, match="12 private samples"):
@@ -377,8 +377,8 @@ def test_more_clients_than_sites_are_refused_with_the_sites():
     with pytest.raises(DataError) as error:
         natural(keys, ["d", "c", "b", "a"], BY_SITE, 5, 0)
     assert str(error.value) == (
-        'num-partitions = 5: must be at most 4 with data.split = "natural", for data.site = "site" has 4 '
-        "values: a, b, c, d"
+        'num-partitions = 5: must be at most 4 with data.split = "natural", because data.site = "site" has '
+        "4 values: a, b, c, d"
     )
 
 

@@ -107,7 +107,7 @@ def test_the_split_is_the_one_named_else_train_or_the_only_one(names, asked, exp
 
 @pytest.mark.parametrize(("names", "asked"), [(["dev", "test"], ""), (["dev", "test"], "#train")])
 def test_a_split_that_is_not_there_is_refused_with_those_that_are(names, asked, tmp_path):
-    with pytest.raises(DataError, match=r"name a split after #, as #dev; there are dev, test$"):
+    with pytest.raises(DataError, match=r"name a split after #, for example #dev; there are dev, test$"):
         read(f"{splits(tmp_path / 'saved', *names)}{asked}")
 
 
@@ -150,12 +150,14 @@ def test_a_folder_of_images_may_be_split_into_train_and_test(tmp_path):
 
 
 def test_a_path_where_nothing_is_is_refused(tmp_path):
-    with pytest.raises(DataError, match=r'^data\.source = "/x": there is nothing at this path$'):
+    with pytest.raises(DataError, match=r'^data\.source = "/x": this path does not exist$'):
         read(tmp_path / "nothing.parquet")
 
 
 def test_a_recipes_placeholder_says_where_to_get_the_data():
-    with pytest.raises(DataError, match=r"a recipe's placeholder; put in the path of your copy \(README"):
+    with pytest.raises(
+        DataError, match=r"a recipe's placeholder; replace it by the path of your copy \(README"
+    ):
         read("/path/to/cifar10/train.parquet")
 
 
@@ -214,7 +216,7 @@ def test_without_a_network_a_hub_id_fails_soon_and_says_what_to_do(name):
         read(name)
     assert time.monotonic() - start < 10
     message = str(error.value)
-    assert 'data.source = "/x": no path (it does not begin with / or ~), and as a data set of the' in message
+    assert 'data.source = "/x": not a path (it does not begin with / or ~), and cannot be loaded' in message
     assert "does not answer (ConnectError: " in message
     assert "save_to_disk and give the folder's path" in message
 

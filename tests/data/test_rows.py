@@ -55,7 +55,7 @@ def test_content_is_decoded_to_its_pixels(tmp_path):
 
 
 def test_bytes_of_something_else_are_refused_in_words(tmp_path):
-    with pytest.raises(ValueError, match=r"^these bytes are no image$"):
+    with pytest.raises(ValueError, match=r"^not an image in a known format$"):
         from_cells([], tmp_path).decode(NO_IMAGE)
 
 

@@ -32,9 +32,9 @@ SITES = ["b", "a", "c", "c", "a", "b"]
 PATIENTS = [7, 3, 3, 9, 7, 10]
 
 
-def load(path, labelled=True, keys=(), like=None, classes=None, max_samples=0, **data):
+def load(path, labelled=True, keys=(), image_shape=None, classes=None, max_samples=0, **data):
     settings = DataSettings(**data)
-    return load_source("data.source", str(path), settings, like, classes, labelled, keys, max_samples)
+    return load_source("data.source", str(path), settings, image_shape, classes, labelled, keys, max_samples)
 
 
 def names_of(keys):
@@ -139,7 +139,7 @@ def test_images_are_brought_to_the_size_and_channels_asked_for(tmp_path):
 
 def test_images_are_brought_to_the_shape_of_others_in_place_of_the_settings(tmp_path):
     path = image_parquet(tmp_path, [encoded(pixels) for pixels in COLOUR])
-    assert load(path, like=(1, 6, 7), channels=3, image_size=9).content.shape == (1, 6, 7)
+    assert load(path, image_shape=(1, 6, 7), channels=3, image_size=9).content.shape == (1, 6, 7)
 
 
 def test_of_a_source_cut_short_only_the_images_asked_for_are_read(tmp_path):
@@ -169,8 +169,8 @@ def test_labels_sites_and_groups_stay_with_their_images_when_some_are_left_out(b
 def test_too_many_unreadable_images_are_refused_by_setting_and_rows(tmp_path):
     path = image_parquet(tmp_path, [NO_IMAGE, None, *PNGS[2:]])
     expected = (
-        rf'data\.source = "{path}": 2 of 6 images cannot be read: row 0: ValueError: these bytes are no '
-        r"image; row 1: ValueError: there is no image; data\.max-bad = 0\.3"
+        rf'data\.source = "{path}": 2 of 6 images cannot be read: row 0: ValueError: not an image in a '
+        r"known format; row 1: ValueError: there is no image; data\.max-bad = 0\.3"
     )
     with pytest.raises(DataError, match=expected):
         load(path, max_bad=0.3)
@@ -180,7 +180,7 @@ def test_an_unreadable_image_of_a_folder_is_named_by_its_file(tmp_path, caplog):
     image_folder(tmp_path)
     (tmp_path / "dog" / "0.png").write_bytes(NO_IMAGE)
     assert load(tmp_path, max_bad=0.5).labels.tolist() == [0, 0, 1]
-    assert f"row 2 ({tmp_path}/dog/0.png): ValueError: these bytes are no image" in caplog.text
+    assert f"row 2 ({tmp_path}/dog/0.png): ValueError: not an image in a known format" in caplog.text
 
 
 # --- texts and tables ----------------------------------------------------------------------------
@@ -245,9 +245,7 @@ def test_the_numbers_that_pandas_gives_rows_are_no_feature_unless_named(index, t
 @pytest.mark.parametrize("features", ["age,weight", "label", "site"])
 def test_a_feature_that_is_not_there_or_has_another_role_is_refused(features, tmp_path):
     wrong = features.split(",")[-1]
-    expected = (
-        rf"data\.features: '{wrong}' is none of the columns of .* to learn from: id, age, sex, patient$"
-    )
+    expected = rf"data\.features: '{wrong}' is not among the possible features of .*: id, age, sex, patient$"
     with pytest.raises(DataError, match=expected):
         load(csv(tmp_path, TABLE), features=features, site="site")
 

@@ -117,7 +117,7 @@ def test_the_command_prints_the_table_and_writes_the_picture(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ({"source": '"/nothing.parquet"'}, 'data.source = "/nothing.parquet": there is nothing at this path'),
+        ({"source": '"/nothing.parquet"'}, 'data.source = "/nothing.parquet": this path does not exist'),
         ({"sauce": '"digits"'}, "sauce"),
         ({"source": "="}, "error: "),
         ({"source": '"nodes"'}, 'data.classes = "": with data.source = "nodes"'),

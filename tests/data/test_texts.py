@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from data.texts import TextForm, Texts
-from data.tokenisers import found_on
+from data.tokenisers import train_wordpiece
 from protocol.settings import TextSettings
 
 TEXTS = Texts(("good", "bad, sad", "naïve"))
@@ -64,5 +64,5 @@ def test_the_digest_changes_with_where_one_text_ends():
 
 def test_the_same_texts_with_another_tokeniser_or_length_have_another_digest():
     own = TEXTS.token_digest(ALL, form_of())
-    other = TextForm(found_on(["other words"], 64), form_of().length)
+    other = TextForm(train_wordpiece(["other words"], 64), form_of().length)
     assert len({own, TEXTS.token_digest(ALL, other), TEXTS.token_digest(ALL, form_of(length=4))}) == 3

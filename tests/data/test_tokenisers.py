@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.tokenisers import PADDING, SPECIAL, found_on, of_checkpoint, pieces_of, read
+from data.tokenisers import PADDING, SPECIAL, load_checkpoint_tokeniser, read, train_wordpiece, vocabulary_of
 from protocol.errors import SettingsError
 
 PROJECT = Path(__file__).parents[2]
@@ -21,30 +21,30 @@ def ids_of(tokeniser, text, length=64):
 
 
 def test_the_first_pieces_are_the_special_ones_and_padding_is_0():
-    pieces = pieces_of(read(found_on(TEXTS, 200), 16))
+    pieces = vocabulary_of(read(train_wordpiece(TEXTS, 200), 16))
     assert [piece for _, piece in pieces[:4]] == list(SPECIAL)
     assert [number for number, _ in pieces] == list(range(len(pieces)))
     assert SPECIAL[PADDING] == "[PAD]"
 
 
 def test_words_that_are_frequent_are_one_piece():
-    tokeniser = found_on(TEXTS, 200)
+    tokeniser = train_wordpiece(TEXTS, 200)
     assert len(ids_of(tokeniser, "the lazy dogs")) == 2 + 3
 
 
 def test_capitals_and_accents_make_no_difference():
-    tokeniser = found_on([*TEXTS, "naive"], 200)
+    tokeniser = train_wordpiece([*TEXTS, "naive"], 200)
     assert ids_of(tokeniser, "THE FOX naïve") == ids_of(tokeniser, "the fox naive")
 
 
 def test_what_was_never_seen_is_unknown():
-    assert ids_of(found_on(TEXTS, 200), "ж") == [2, SPECIAL.index("[UNK]"), 3]
+    assert ids_of(train_wordpiece(TEXTS, 200), "ж") == [2, SPECIAL.index("[UNK]"), 3]
 
 
 @given(st.lists(st.text(max_size=20), max_size=20), st.integers(64, 200))
 def test_a_vocabulary_has_at_most_the_pieces_asked_for_and_reads_any_text(texts, vocabulary):
-    tokeniser = found_on(texts, vocabulary)
-    assert len(pieces_of(read(tokeniser, 16))) <= vocabulary
+    tokeniser = train_wordpiece(texts, vocabulary)
+    assert len(vocabulary_of(read(tokeniser, 16))) <= vocabulary
     for text in texts:
         ids = ids_of(tokeniser, text, 16)
         assert 2 <= len(ids) <= 16
@@ -52,12 +52,15 @@ def test_a_vocabulary_has_at_most_the_pieces_asked_for_and_reads_any_text(texts,
 
 
 def test_the_order_of_texts_makes_no_difference():
-    assert found_on(TEXTS, 100) == found_on(TEXTS[::-1], 100)
+    assert train_wordpiece(TEXTS, 100) == train_wordpiece(TEXTS[::-1], 100)
 
 
 @pytest.mark.parametrize("threads", ["1", "4"])
 def test_every_process_finds_the_same(threads):
-    code = "import sys; from data.tokenisers import found_on; sys.stdout.write(found_on(sys.argv[1:], 120))"
+    code = (
+        "import sys; from data.tokenisers import train_wordpiece; "
+        "sys.stdout.write(train_wordpiece(sys.argv[1:], 120))"
+    )
     found = {
         subprocess.run(
             [sys.executable, "-c", code, *TEXTS],
@@ -69,7 +72,7 @@ def test_every_process_finds_the_same(threads):
         ).stdout
         for seed in ("0", "1", "2")
     }
-    assert found == {found_on(TEXTS, 120)}
+    assert found == {train_wordpiece(TEXTS, 120)}
 
 
 # --- a checkpoint's ------------------------------------------------------------------------------
@@ -79,7 +82,7 @@ def write_checkpoint(folder, pad="[PAD]"):
     from transformers import BertConfig, PreTrainedTokenizerFast
 
     tokeniser = PreTrainedTokenizerFast(
-        tokenizer_object=read(found_on(TEXTS, 200), 64), pad_token=pad, unk_token="[UNK]"
+        tokenizer_object=read(train_wordpiece(TEXTS, 200), 64), pad_token=pad, unk_token="[UNK]"
     )
     tokeniser.save_pretrained(folder)
     BertConfig().save_pretrained(folder)
@@ -87,8 +90,8 @@ def write_checkpoint(folder, pad="[PAD]"):
 
 
 def test_a_checkpoints_tokeniser_reads_texts_as_it_does(tmp_path):
-    tokeniser = of_checkpoint(write_checkpoint(tmp_path))
-    assert ids_of(tokeniser, "the fox jumps") == ids_of(found_on(TEXTS, 200), "the fox jumps")
+    tokeniser = load_checkpoint_tokeniser(write_checkpoint(tmp_path))
+    assert ids_of(tokeniser, "the fox jumps") == ids_of(train_wordpiece(TEXTS, 200), "the fox jumps")
 
 
 def test_a_checkpoint_without_a_tokeniser_is_refused_by_its_place(tmp_path):
@@ -96,14 +99,14 @@ def test_a_checkpoint_without_a_tokeniser_is_refused_by_its_place(tmp_path):
 
     BertConfig().save_pretrained(tmp_path)
     with pytest.raises(SettingsError, match=f'^pretrained = "{tmp_path}": .*tokeniser'):
-        of_checkpoint(str(tmp_path))
+        load_checkpoint_tokeniser(str(tmp_path))
 
 
 def test_a_place_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(SettingsError, match=r'^pretrained = ".*/nowhere": no tokeniser can be read there'):
-        of_checkpoint(str(tmp_path / "nowhere"))
+        load_checkpoint_tokeniser(str(tmp_path / "nowhere"))
 
 
 def test_a_tokeniser_that_pads_with_another_id_is_refused(tmp_path):
     with pytest.raises(SettingsError, match="pads with id 3; allowed is 0"):
-        of_checkpoint(write_checkpoint(tmp_path, pad="[SEP]"))
+        load_checkpoint_tokeniser(write_checkpoint(tmp_path, pad="[SEP]"))

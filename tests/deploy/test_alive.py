@@ -8,7 +8,7 @@ import time
 import pytest
 from flwr.supercore.grpc_health import run_health_server_grpc_no_tls
 
-from deploy.alive import ailment
+from deploy.alive import health_problem
 from tests.support.processes import free_port
 
 
@@ -16,10 +16,10 @@ def test_a_health_service_is_asked():
     address = f"127.0.0.1:{free_port()}"
     server = run_health_server_grpc_no_tls(address)
     try:
-        assert ailment(address, 5) == ""
+        assert health_problem(address, 5) == ""
     finally:
         server.stop(0).wait()
-    assert ailment(address, 1) in {f"{address}: UNAVAILABLE", f"{address}: DEADLINE_EXCEEDED"}
+    assert health_problem(address, 1) in {f"{address}: UNAVAILABLE", f"{address}: DEADLINE_EXCEEDED"}
 
 
 @pytest.mark.parametrize(("age", "says"), [(0, ""), (29, ""), (31, "31 s ago, 30 s are allowed")])
@@ -28,7 +28,7 @@ def test_a_file_must_have_been_touched_lately(tmp_path, age, says):
     file.touch()
     then = time.time() - age
     os.utime(file, (then, then))
-    found = ailment(str(file), 30)
+    found = health_problem(str(file), 30)
     assert says in found
     assert bool(found) == bool(says)
 

@@ -34,7 +34,7 @@ def test_if_missing_makes_a_set_once_and_then_leaves_it(tmp_path, capsys):
     before = contents(tmp_path)
     capsys.readouterr()
     run(*asked)
-    assert "a complete set is there\n" in capsys.readouterr().out
+    assert "the set is complete\n" in capsys.readouterr().out
     assert contents(tmp_path) == before
 
 
@@ -75,9 +75,9 @@ def test_if_missing_refuses_a_server_certificate_that_lacks_a_name_or_has_ended(
         patched.setattr(authority, "datetime", LongAgo)
         made = make_certificates(tmp_path / "made")
     asked = ("create", made, "--if-missing", "--server-names", "superlink,example.org")
-    assert "ended on" in refusal(capsys, *asked)
+    assert "expired on" in refusal(capsys, *asked)
     run("renew-server", made)
-    assert "does not hold for example.org" in refusal(capsys, *asked)
+    assert "is not valid for example.org" in refusal(capsys, *asked)
     run("renew-server", made, "--server-names", "superlink,example.org")
     run(*asked)
 
@@ -216,14 +216,14 @@ def test_status_leaves_with_1_if_something_ends_soon(made, capsys):
     with pytest.raises(SystemExit) as left:
         run("status", made, "--days", 366)
     assert left.value.code == 1
-    assert "server.pem: it ends within 366 days" in capsys.readouterr().out
+    assert "server.pem: it expires within 366 days" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("swapped", "said"),
     [
         ("superlink/server.key", "it is not the key of server.pem"),
-        ("superlink/ca.pem", "it is not what authority/ca.pem holds"),
+        ("superlink/ca.pem", "it differs from authority/ca.pem"),
         ("authority/ca.key", "it is not the key of the first certificate"),
         ("nodes/hospital-a/node.pub", "it is not the public key of node.key"),
     ],

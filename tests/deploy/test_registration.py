@@ -75,7 +75,7 @@ def test_flowers_own_command_sees_the_node(flower, capsys):
 def test_an_unregistered_key_never_comes_back(flower, capsys):
     flower.register(flower.public_key("d"))
     flower.register(flower.public_key("d"), flags=["--unregister"])
-    assert "is registered no more" in capsys.readouterr().out
+    assert "is no longer registered" in capsys.readouterr().out
     flower.register(flower.public_key("d"), flags=["--unregister"])
     assert "is not registered" in capsys.readouterr().out
     trusted = flower.made / "authority/ca.pem"

@@ -48,9 +48,9 @@ def test_another_flower_is_left_alone(monkeypatch, caplog):
     monkeypatch.setattr(supernode, "version", lambda name: "1.40.0")
     monkeypatch.setattr(supernode.log, "propagate", True)
     before = node_loop.time
-    supernode.quicken(10)
+    supernode.patch_flower(10)
     assert node_loop.time is before
-    assert "Flower 1.40.0 is not known here" in caplog.text
+    assert "Flower 1.40.0 is not a known version" in caplog.text
 
 
 @pytest.mark.parametrize(("asked", "idle", "slept"), [(3, 0, 0.1), (3, 8, 0.8), (3, 600, 3), (0.5, 600, 0.1)])
@@ -277,7 +277,7 @@ class TestArguments:
             (["--node-config-file", "/nowhere"], "--node-config-file /nowhere: .*No such file"),
             (["--node-config-file", "/nowhere", "--node-config=a=1"], "give one of them"),
             (["--node-config-file", "/nowhere", "--node-config", "a=1"], "give one of them"),
-            (["--heartbeat-interval", "9"], "--heartbeat-interval 9: at least 10 is allowed"),
+            (["--heartbeat-interval", "9"], "--heartbeat-interval 9: must be at least 10"),
         ],
     )
     def test_what_is_not_allowed_is_named(self, flags, says):

@@ -152,7 +152,7 @@ def test_a_clientapp_does_not_outlive_its_launcher(tmp_path):
     ("flags", "says"),
     [
         (["--superexec-auth-secret-file", "/nowhere"], "--superexec-auth-secret-file /nowhere: No such file"),
-        (["--memory-limit", "0"], "more than 0 is allowed"),
+        (["--memory-limit", "0"], "must be more than 0"),
         (["--poll-interval", "soon"], "--poll-interval"),
     ],
 )

@@ -155,7 +155,7 @@ WRONG: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "missing": (
         {"data-path": "/nowhere/x.csv"},
         {},
-        'data-path = "/nowhere/x.csv": there is nothing at this path',
+        'data-path = "/nowhere/x.csv": this path does not exist',
     ),
     "a run that splits": (
         {"data-path": "/nowhere/x.csv"},
@@ -250,4 +250,4 @@ def test_hospitals_learn_from_files_of_instructions(tmp_path: Path, caplog: pyte
     line = folder.rounds()[-1]
     assert line["nodes"]["answered"] == 3
     assert line["levels"][-1]["grades"]["kappa"] > 0.6
-    assert "the 2 instructions of column 'instruction' are not used" in caplog.text
+    assert "the 2 instructions in column 'instruction' are not used" in caplog.text

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from data.federation import load_public_pool, load_shared
-from data.tokenisers import found_on, read
+from data.tokenisers import read, train_wordpiece
 from strategies.submodels.variants import VARIANTS
 from tests.support.federation import run_quickly, settings
 
@@ -82,7 +82,7 @@ def checkpoint(tmp_path_factory):
     from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
     folder = tmp_path_factory.mktemp("checkpoint")
-    known = read(found_on(["a checkpoint knows other words than reviews do"] * 3, 90), 64)
+    known = read(train_wordpiece(["a checkpoint knows other words than reviews do"] * 3, 90), 64)
     PreTrainedTokenizerFast(tokenizer_object=known, pad_token="[PAD]", unk_token="[UNK]").save_pretrained(
         folder
     )
