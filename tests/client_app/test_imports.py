@@ -14,7 +14,7 @@ run = {"strategy": "fedavg", "model": "resnet20", "output-dir": sys.argv[1]}
 node = Node(Context(1, 2, {"partition-id": 0, "num-partitions": 2}, RecordDict(), run))
 request = HelloRequest("experiment").to_record()
 node.hello(request)
-side = node.method(request)._client
+side = node.method(request).client
 side.evaluate(side.new_model())
 print(*sorted({"transformers", "peft", "tokenizers"} & sys.modules.keys()))
 """

@@ -79,7 +79,7 @@ def test_simulated_nodes_are_dealt_levels_by_the_shares(tmp_path: Path) -> None:
     run = {**ELASTIC, "output-dir": str(tmp_path), "levels.shares": "0.2,0.2,0.2,0.4"}
     dealt = [level_of(simulated(run, part)) for part in range(5)]
     assert sorted(level for level, _ in dealt) == [1, 2, 3, 4, 4]
-    assert {reason for _, reason in dealt} == {'dealt out by levels.shares = "0.2,0.2,0.2,0.4"'}
+    assert {reason for _, reason in dealt} == {'assigned by levels.shares = "0.2,0.2,0.2,0.4"'}
 
 
 @pytest.mark.parametrize("who", [REAL, {"partition_id": 0, "num_partitions": 2}], ids=["real", "simulated"])

@@ -106,9 +106,7 @@ def test_flower_finds_nothing_wrong_with_its_app(project: Path) -> None:
     assert checked == (True, [], [])
 
 
-def test_its_bundle_learns_and_names_its_own_network(
-    project: Path, tmp_path: Path
-) -> None:
+def test_its_bundle_learns_and_names_its_own_network(project: Path, tmp_path: Path) -> None:
     bundle = tmp_path / "bundle"
     zipfile.ZipFile(BytesIO(build_fab_from_disk(project))).extractall(bundle)
     config = tomllib.loads((bundle / "pyproject.toml").read_text())["tool"]["flwr"]["app"]["config"]

@@ -3,7 +3,7 @@ import torch
 
 from protocol.errors import MessageError
 from strategies.individual import IndividualClient, IndividualServer, LocalReply, LocalRequest
-from tests.strategies.sides import EXPERIMENT, assert_same_weights, client_side, tiny_settings
+from tests.strategies.sides import EXPERIMENT, assert_same_weights, client_side, server_side, tiny_settings
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def test_a_network_that_diverged_is_not_kept(tmp_path):
 
 
 def test_the_server_asks_and_takes_figures_and_no_bytes_count():
-    server = IndividualServer(EXPERIMENT)
+    server = IndividualServer(server_side(tiny_settings()), EXPERIMENT)
 
     outgoing = server.begin(1, ["ada", "ben"], final=False)
     incoming = server.accept("ada", 1, LocalReply(0.5, 1.25, 4).to_record())
@@ -67,7 +67,9 @@ def test_the_server_asks_and_takes_figures_and_no_bytes_count():
 
 def test_the_server_refuses_figures_that_are_not_finite():
     with pytest.raises(MessageError):
-        IndividualServer(EXPERIMENT).accept("ada", 1, LocalReply(0.5, float("nan"), 4).to_record())
+        IndividualServer(server_side(tiny_settings()), EXPERIMENT).accept(
+            "ada", 1, LocalReply(0.5, float("nan"), 4).to_record()
+        )
 
 
 def test_clients_start_from_networks_of_their_own(tmp_path):
