@@ -5,13 +5,28 @@ python -m docs.settings_table
 
 import json
 import types
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel
 
+from learning import losses, metrics, optimizers
+from models.registry import MODELS
+from protocol.encodings import ENCODINGS
 from protocol.settings import RunSettings
+from strategies.composition import METHODS
+
+NAMES: Mapping[str, Iterable[str]] = {
+    "strategy": METHODS,
+    "model": MODELS,
+    "data.metric": (metrics.NO_METRIC, *metrics.METRICS),
+    "train.loss": losses.LOSSES,
+    "train.optimizer": optimizers.OPTIMIZERS,
+    "distillation.optimizer": optimizers.OPTIMIZERS,
+    "distillation.labels": ENCODINGS,
+}
+"""Our things that a setting can name; each may be a reference too."""
 
 README = Path(__file__).parents[1] / "README.md"
 START, END = "<!-- settings: written by `make docs` -->\n", "<!-- end of settings -->"
@@ -32,7 +47,11 @@ def entries(settings: BaseModel, prefix: str = "") -> Iterator[tuple[str, str, s
         if isinstance(value, BaseModel):
             tables.append((value, f"{key}."))
         else:
-            yield key, json.dumps(value), _meaning(field.description or "", field.annotation)
+            yield (
+                key,
+                json.dumps(value),
+                _meaning(field.description or "", field.annotation, NAMES.get(key, ())),
+            )
     for value, nested in tables:
         yield from entries(value, nested)
 
@@ -44,8 +63,9 @@ def in_readme(text: str) -> str:
     return f"{before}{START}{table()}{END}{after}"
 
 
-def _meaning(description: str, kind: Any) -> str:  # noqa: ANN401
+def _meaning(description: str, kind: Any, names: Iterable[str]) -> str:  # noqa: ANN401
     allowed = [choice for part in _parts(kind) if get_origin(part) is Literal for choice in get_args(part)]
+    allowed += names
     return f"{description} ({', '.join(f'`{choice}`' for choice in allowed)})" if allowed else description
 
 
