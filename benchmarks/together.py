@@ -22,7 +22,7 @@ from protocol.settings import RunSettings
 from protocol.values import numbers
 from server_app.run_folder import RunFolder
 from simulation.run import grid_for, run_over
-from strategies.levels import deal_levels, plan_levels
+from strategies.levels import assign_levels, plan_levels
 
 CLIENTS, CLASSES = 12, 10
 STRATEGIES = ("individual", "scarlet")
@@ -45,7 +45,7 @@ def run_one(strategy: str, seed: int, output: Path) -> dict[str, Any]:
     assert test is not None
     design = elastic_design(settings.model, settings)
     shapes = plan_levels(settings.levels, design, test.input_shape, CLASSES)
-    dealt = deal_levels(numbers(settings.levels.shares), CLIENTS, seed)
+    dealt = assign_levels(numbers(settings.levels.shares), CLIENTS, seed)
     by_level: dict[int, list[float]] = {level: [] for level in range(1, len(shapes) + 1)}
     for client, level in enumerate(dealt):
         weights, _ = load_weights(folder.models / f"client-{client:04d}.safetensors")

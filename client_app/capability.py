@@ -98,7 +98,7 @@ def measure(run: RunSettings, model: str, data: ClientData, device: torch.device
 
 
 def choose(needs: Sequence[Need], budgets: Budgets) -> Carried:
-    """Return the largest level that fits the budgets; the smallest if none does, and the reason says so."""
+    """Return the largest level that fits the budgets, or the smallest if none does, with the reason."""
     objection = ""
     for need in reversed(needs):
         before, objection = objection, budgets.objection(need)

@@ -19,7 +19,7 @@ from protocol.messages import HelloReply, experiment_of
 from protocol.settings import NodeSettings, RunSettings
 from protocol.values import numbers, split_names
 from strategies import compose
-from strategies.levels import deal_levels
+from strategies.levels import assign_levels
 from strategies.method import ClientMethod, Exchanges
 from strategies.sides import ClientSide
 from strategies.state import StateStore
@@ -114,7 +114,7 @@ class Node:
             return Carried(node.level, "as its node-config says")
         if node.level is None and node.simulated:
             part, parts = partition_of(run, node)
-            level = deal_levels(numbers(run.levels.shares), parts, run.seed)[part]
+            level = assign_levels(numbers(run.levels.shares), parts, run.seed)[part]
             return Carried(level, f'assigned by levels.shares = "{run.levels.shares}"')
         question = {
             "model": self.model_name,

@@ -91,12 +91,12 @@ class Roster:
         """Tell whether no node still owes its hello."""
         return not self._pending
 
-    def hopeless(self) -> bool:
-        """Tell whether waiting is in vain: every simulated node is refused, and no other will come."""
+    def all_refused(self) -> bool:
+        """Tell whether every node was refused; in a simulation no other will join."""
         return self.terms.simulation and bool(self.refused) and self._online == set(self.refused)
 
     def shortage(self, wanted: int, seconds: float) -> FederationError:
-        """Return the error that says who was waited for in vain."""
+        """Return the error that names the clients that joined and why others did not."""
         known = ", ".join(self.available()) or "none"
         doubles = {
             node_id: f"another node is client {hello.client!r}" for node_id, hello in self._queueing.items()
@@ -167,7 +167,7 @@ class Roster:
             self._refuse(node_id, f"client {hello.client!r}: {error}")
             return
         self.members[hello.client] = Member(hello.client, node_id, hello.model, hello.level)
-        log.info("Client %s is here (%s)%s", hello.client, hello.model, f": {remark}" if remark else "")
+        log.info("Client %s joined (%s)%s", hello.client, hello.model, f": {remark}" if remark else "")
         if hello.notes:
             log.warning("Client %s: %s", hello.client, hello.notes)
 

@@ -152,7 +152,7 @@ class MethodStrategy(Strategy):
                 raise FederationError(
                     f"strategy {self.settings.strategy} can ask none of the clients: {names}"
                 )
-            if (late or self.roster.hopeless()) and not there:
+            if (late or self.roster.all_refused()) and not there:
                 raise self.roster.shortage(needed, self._clock.now() - began)
             self._clock.sleep()
 

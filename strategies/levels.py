@@ -1,4 +1,4 @@
-"""Levels of an elastic network: which shapes there are, and who gets which."""
+"""Levels of an elastic network: their shapes, and which client gets which."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -71,8 +71,8 @@ def level_shape(levels: Sequence[Shape], level: int) -> Shape:
     return levels[level - 1]
 
 
-def deal_levels(shares: Sequence[float], clients: int, seed: int) -> list[int]:
-    """Deal levels out over simulated clients, so that every client has one.
+def assign_levels(shares: Sequence[float], clients: int, seed: int) -> list[int]:
+    """Assign a level to each simulated client.
 
     Each level gets the whole part of its share of the clients, those left over go to the levels with the
     largest remainders, and a draw decides who is at which.
@@ -96,7 +96,7 @@ def deal_levels(shares: Sequence[float], clients: int, seed: int) -> list[int]:
     by_remainder = sorted(range(len(shares)), key=lambda level: (counts[level] - exact[level], level))
     for level in by_remainder[: clients - sum(counts)]:
         counts[level] += 1
-    dealt = [0] * clients
+    assigned = [0] * clients
     free = list(range(clients))
     for level, count in enumerate(counts, start=1):
         if count == 0:
@@ -104,9 +104,9 @@ def deal_levels(shares: Sequence[float], clients: int, seed: int) -> list[int]:
         drawn = draw_subset(derive_seed(seed, "levels"), level, len(free), count)
         taken = {free[place] for place in drawn}
         for client in taken:
-            dealt[client] = level
+            assigned[client] = level
         free = [client for client in free if client not in taken]
-    return dealt
+    return assigned
 
 
 def _explicit(settings: LevelsSettings, design: ElasticDesign) -> tuple[Shape, ...]:

@@ -1,4 +1,4 @@
-"""What a submodel costs: parameters, and multiply-adds an input."""
+"""What a submodel costs: parameters, and multiply-accumulates (MACs) an input."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,7 +17,7 @@ class Cost:
     parameters: int
     """Numbers it learns, and so sends."""
     flops: tuple[int, ...]
-    """Multiply-adds of one input up to each exit, the heads passed on the way included."""
+    """MACs of one input up to each exit, the heads passed on the way included."""
 
     @property
     def bytes(self) -> int:
@@ -34,10 +34,10 @@ def parameters_of(design: ElasticDesign, input_shape: tuple[int, ...], num_class
 
 @lru_cache(maxsize=4096)
 def flops_of(design: ElasticDesign, input_shape: tuple[int, ...], num_classes: int, shape: Shape) -> int:
-    """Return the multiply-adds of one input through all exits of a shape, of a text at its full length.
+    """Return the MACs of one input through all exits of a shape, of a text at its full length.
 
-    Convolutions and fully connected layers are counted, each multiply-add as one, as papers do (PyTorch's
-    own counter says two).
+    Convolutions and fully connected layers are counted, each multiply-accumulate as one, as papers do
+    (PyTorch's own counter says two).
     """
     from torch.utils.flop_counter import FlopCounterMode  # takes a second, and no round needs it
 

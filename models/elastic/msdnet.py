@@ -96,7 +96,7 @@ class DenseLayer(nn.Module):
     inputs
         Channels of the features that come, by their scale.
     finest
-        The finest scale that it hands on.
+        The finest scale that it passes on.
     growth
         New channels at scale 0.
     transition
@@ -186,7 +186,7 @@ def build_msdnet(layers: int, image_shape: tuple[int, ...], num_classes: int, sh
 
 
 def _finest_scale(layer: int, layers: int) -> int:
-    """Return the finest scale that the whole network's layer hands on; layer 0 is the stem."""
+    """Return the finest scale that the whole network's layer passes on; layer 0 is the stem."""
     return max(0, layer - 1) // math.ceil(layers / len(SCALE_FACTORS))
 
 

@@ -65,7 +65,7 @@ class ExitNetwork(nn.Module, ABC):
 class ElasticNetwork(ExitNetwork):
     """A stem, blocks, and a head after some of the blocks.
 
-    A block's number starts at 1. What a block hands on may be a tensor or any structure that the next
+    A block's number starts at 1. What a block passes on may be a tensor or any structure that the next
     block and the heads understand, as MSDNet's features at several scales.
 
     Parameters

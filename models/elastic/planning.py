@@ -120,7 +120,7 @@ def _near_balance(
     """Return the exits around the one whose share of the depth is the width that fits the budget there.
 
     The deeper the exit, the narrower the network must be, so there is one such place, found by bisection:
-    a cost in multiply-adds takes a good part of a second.
+    a cost in MACs takes a good part of a second.
     """
 
     def is_deep(exit_: int) -> bool:

@@ -39,7 +39,7 @@ class Delivery:
     base: bytes
     """Digest of what the client is believed to hold now."""
     explicit: bool
-    """Whether the client must start anew from explicit positions."""
+    """Whether the client is reset: it forgets its labels and gets all of them with explicit positions."""
 
 
 class Acknowledgements:
@@ -67,13 +67,13 @@ class Acknowledgements:
         return Delivery(np.flatnonzero(lacking), held.digest(), client in self._forgotten)
 
     def acknowledge(self, client: str, round: int, digest: bytes, lost: bool) -> bool:
-        """Take a client's word for what it holds after an exchange; False if it is not as expected.
+        """Record what a client says it holds after an exchange; False if that is not as expected.
 
         Nor is a client as expected that was ``lost``, whatever it holds: it could not tell what the
         labels were that it was sent.
 
         Only the client's last message counts. A reply to an earlier one, a second reply, or one to a
-        message from before the client was forgotten says nothing and changes nothing.
+        message from before the client was forgotten is ignored.
         """
         asked_in, expected = self._expected.get(client, (None, None))
         if expected is None or asked_in != round:
@@ -94,7 +94,7 @@ class Acknowledgements:
         return False
 
     def forget(self, client: str) -> None:
-        """Believe nothing of a client any more: it starts anew with the next exchange."""
+        """Forget what a client acknowledged: the next exchange resends all labels."""
         self._held.pop(client, None)
         self._expected.pop(client, None)
         self._forgotten.add(client)

@@ -80,8 +80,8 @@ class SoftLabelClient:
     def _catch_up(self, states: list[ClientState], request: SoftLabelRequest) -> Versions:
         """Derive the versions as they stand before the request's round.
 
-        A client that starts anew derives them from the first round on, for it may remember rounds
-        otherwise than they were when a resumed server went through them once more.
+        A client that is reset derives them from the first round on: what it remembers of rounds may differ
+        from how a resumed server repeated them.
         """
         versions = Versions(self._policy)
         if states and not request.reset:

@@ -30,7 +30,7 @@ class ExitScores:
     ensemble: float
     """Accuracy of the mean of the exits' probabilities."""
     early: tuple[Mapping[str, float], ...]
-    """By threshold: accuracy, and mean multiply-adds an image, of answering at the first sure exit."""
+    """By threshold: accuracy, and mean MACs an image, of early exits."""
     grades: ExitGrades | None = None
     """What else is told of ordered classes; None if their order means nothing."""
 
@@ -64,7 +64,7 @@ def score_exits(
     test
         Held-out samples.
     flops
-        Multiply-adds of one image up to each exit.
+        MACs (multiply-accumulates) of one image up to each exit.
     metric
         Found for the last exit. With one that takes classes as ordered all exits are graded.
     arithmetic
@@ -95,7 +95,7 @@ def early_exit(
     targets
         Classes, int64 of shape (samples,).
     flops
-        Multiply-adds of one image up to each exit.
+        MACs (multiply-accumulates) of one image up to each exit.
     threshold
         From 0 to 1.
 

@@ -108,7 +108,7 @@ class SingularValues(AdapterProducts):
 class Stacking(AdapterProducts):
     """Adds the mean product whole to what is carried beside the frozen weights (FLoRA, Wang et al. 2024).
 
-    Adapters start anew in the next round: A at random, B at zero.
+    Adapters are initialised again in the next round: A at random, B at zero.
 
     Parameters
     ----------

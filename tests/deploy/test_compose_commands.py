@@ -76,6 +76,6 @@ def test_the_files_commands_run_a_federation(tmp_path):
         assert (
             tmp_path / "volumes" / f"state-{site}" / "clients" / folder.name / f"hospital-{site}"
         ).is_dir()
-        assert f"Client hospital-{site} is here" in done.stdout
+        assert f"Client hospital-{site} joined" in done.stdout
     assert log.count("Activated node") == len(SITES)
     assert max(took.values()) < 25, took

@@ -16,7 +16,7 @@ from server_app.checkpoint import CheckpointStore
 from server_app.run_folder import RunFolder
 from simulation.grid import FIRST_NODE, InProcessGrid, is_train, read_reply
 from simulation.run import grid_for, run_over
-from strategies.levels import deal_levels
+from strategies.levels import assign_levels
 from strategies.submodels.evaluation import THRESHOLDS
 from strategies.submodels.messages import SliceReply, SliceRequest
 from strategies.submodels.submodels import Submodels
@@ -35,7 +35,9 @@ SUBMODELS: dict[str, Any] = {
     "train__momentum": 0.5,
     "data__alpha": 100.0,
 }
-LEVELS = {f"client-000{client}": level for client, level in enumerate(deal_levels([0.25] * 4, NODES, seed=0))}
+LEVELS = {
+    f"client-000{client}": level for client, level in enumerate(assign_levels([0.25] * 4, NODES, seed=0))
+}
 CLIENT_OF = {level: client for client, level in LEVELS.items()}
 
 Runs = Callable[[str], tuple[InProcessGrid, RunFolder]]
@@ -260,8 +262,8 @@ def test_a_node_that_comes_back_with_another_budget_is_planned_anew(
     assert levels_sent(grid, steady) == [2] * 4
     assert levels_sent(grid, first) == [1]
     assert set(levels_sent(grid, second[0])) == {4}
-    assert "Client clinic-1 is here (elastic-cnn): level 1, even the smallest level needs" in caplog.text
-    assert "Client clinic-1 is here (elastic-cnn): level 4 in place of 1, fits: " in caplog.text
+    assert "Client clinic-1 joined (elastic-cnn): level 1, even the smallest level needs" in caplog.text
+    assert "Client clinic-1 joined (elastic-cnn): level 4 in place of 1, fits: " in caplog.text
 
 
 # --- soft labels from unequal networks -----------------------------------------------------------

@@ -54,7 +54,7 @@ def test_a_killed_supernode_rejoins_with_its_identity_and_state(tmp_path):
     states = state.before(ROUNDS + 1)
     assert [kept.round for kept in states] == [ROUNDS, ROUNDS - 1]
 
-    assert log.count("Client hospital-0 is here") == 2
+    assert log.count("Client hospital-0 joined") == 2
     assert "out of step" not in log, "its state from before the kill is what the server believed"
 
     weights, facts = load_weights(folder / "models" / "server.safetensors")

@@ -12,7 +12,7 @@ from models.elastic.planning import TOLERANCE
 from protocol.errors import SettingsError
 from protocol.settings import LevelsSettings
 from protocol.values import numbers
-from strategies.levels import deal_levels, level_shape, plan_levels
+from strategies.levels import assign_levels, level_shape, plan_levels
 
 DIGITS, CLASSES = (1, 8, 8), 10
 CNN = elastic_design("elastic-cnn")
@@ -30,7 +30,7 @@ shares = parts.map(lambda counts: [count / sum(counts) for count in counts])
 
 @given(shares, st.integers(1, 60), st.integers(0, 2**40))
 def test_every_client_has_a_level_and_every_level_its_share(shares, clients, seed):
-    dealt = deal_levels(shares, clients, seed)
+    dealt = assign_levels(shares, clients, seed)
 
     assert len(dealt) == clients
     for level, share in enumerate(shares, start=1):
@@ -39,19 +39,19 @@ def test_every_client_has_a_level_and_every_level_its_share(shares, clients, see
 
 
 def test_levels_are_dealt_by_the_seed():
-    first, again, other = (deal_levels([0.25] * 4, 40, seed) for seed in (1, 1, 2))
+    first, again, other = (assign_levels([0.25] * 4, 40, seed) for seed in (1, 1, 2))
     assert first == again
     assert first != other
     assert first != sorted(first)
 
 
 def test_whole_shares_are_dealt_exactly():
-    dealt = deal_levels([0.1, 0.2, 0.7], 10, seed=0)
+    dealt = assign_levels([0.1, 0.2, 0.7], 10, seed=0)
     assert [dealt.count(level) for level in (1, 2, 3)] == [1, 2, 7]
 
 
 def test_a_client_left_over_goes_to_the_largest_remainder():
-    dealt = deal_levels([0.3, 0.7], 4, seed=0)
+    dealt = assign_levels([0.3, 0.7], 4, seed=0)
     assert [dealt.count(level) for level in (1, 2)] == [1, 3]
 
 
