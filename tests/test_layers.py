@@ -1,6 +1,7 @@
 """Who may import whom: server_app, client_app → strategies → learning → models, data → protocol.
 
-``custom`` is the user's, and imported by reference alone; ``simulation`` stands on top; ``deploy`` stands alone.
+``custom`` is the user's, and imported by reference alone; ``simulation`` stands on top; ``deploy`` stands
+alone.
 """
 
 import ast

@@ -47,7 +47,8 @@ def recalibrate(model: nn.Module, batches: Iterable[Tensor]) -> None:
     Parameters
     ----------
     batches
-        Of inputs, on the model's device. Their sizes are nearly equal, for they have the same weight, and the first
+        Of inputs, on the model's device. Their sizes are nearly equal, for all have the same weight, and the
+        first
         has at least two inputs.
 
     Raises

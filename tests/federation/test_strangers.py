@@ -1,7 +1,7 @@
-"""Things of a stranger's, named by reference, in the place of ours: under faults, out of order, killed and resumed.
+"""A stranger's things, named by reference, in the place of ours: under faults, out of order, resumed.
 
-What holds for ours must hold for theirs: the order of arrival changes nothing, a broken reply leaves no trace,
-and a run that was killed goes on as if it had not been.
+What holds for ours must hold for theirs: the order of arrival changes nothing, a broken reply leaves no
+trace, and a run that was killed goes on as if it had not been.
 """
 
 import random
