@@ -48,8 +48,7 @@ def recalibrate(model: nn.Module, batches: Iterable[Tensor]) -> None:
     ----------
     batches
         Of inputs, on the model's device. Their sizes are nearly equal, for all have the same weight, and the
-        first
-        has at least two inputs.
+        first has at least two inputs.
 
     Raises
     ------
