@@ -27,6 +27,7 @@ from models import (
 from models.elastic import ElasticNetwork, ExitNetwork, Shape, has_norms, track_statistics
 from protocol.errors import MotleyError, ResumeError, SettingsError
 from protocol.files import write_atomically
+from protocol.formats import FileKind, stamped_metadata
 from protocol.settings import RunSettings
 from server_app.checkpoint import CheckpointStore
 from server_app.run import calibration_inputs
@@ -64,7 +65,8 @@ def export(run: Path, level: int, output: Path, form: str = "safetensors") -> No
     if form == "onnx":
         _write_onnx(model, facts, output)
     else:
-        save_weights(output, learned_state(model), {name: json.dumps(value) for name, value in facts.items()})
+        metadata = {name: json.dumps(value) for name, value in facts.items()}
+        save_weights(output, learned_state(model), metadata, FileKind.EXPORT)
 
 
 def load_submodel(path: Path) -> ExitNetwork:
@@ -79,8 +81,10 @@ def load_submodel(path: Path) -> ExitNetwork:
     ------
     ResumeError
         If the file is missing, damaged or of another kind.
+    FormatError
+        If it is of a newer version.
     """
-    weights, text = load_weights(path)
+    weights, text = load_weights(path, FileKind.EXPORT)
     try:
         facts = {name: json.loads(value) for name, value in text.items()}
         shape = Shape(facts["width"], tuple(facts["exits"]))
@@ -113,12 +117,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def settings_of(run: Path) -> RunSettings:
-    """Return the settings of a run; raise ``ResumeError`` if the folder holds none."""
-    file = RunFolder(run).settings_file
+    """Return the settings of a run.
+
+    Raises
+    ------
+    ResumeError
+        If the folder holds no run.
+    FormatError
+        If it is of a newer version.
+    """
     try:
-        return RunSettings.parse(json.loads(file.read_text()))
-    except (OSError, ValueError) as error:
-        raise ResumeError(f"{run}: is no run's folder ({error})") from error
+        return RunSettings.parse(RunFolder(run).kept_settings())
+    except ResumeError as error:
+        raise ResumeError(f"{run}: not the folder of a run ({error})") from error
 
 
 def submodel_of(run: Path, settings: RunSettings, level: int) -> tuple[ExitNetwork, dict[str, Any]]:
@@ -177,8 +188,8 @@ def _write_onnx(model: nn.Module, facts: Mapping[str, Any], output: Path) -> Non
     except ImportError as error:
         raise SettingsError(f"--format onnx: {error}; `uv pip install onnx onnxscript`") from error
     assert program is not None
-    for name in ("model", "level", "experiment", "round"):
-        program.model.metadata_props[name] = str(facts[name])
+    metadata = {name: str(facts[name]) for name in ("model", "level", "experiment", "round")}
+    program.model.metadata_props.update(stamped_metadata(FileKind.EXPORT, metadata))
     write_atomically(output, program.model_proto.SerializeToString())
 
 

@@ -40,7 +40,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
 
 
 def settings_of(folder: RunFolder) -> RunSettings:
-    return RunSettings.parse(json.loads(folder.settings_file.read_text()))
+    return RunSettings.parse(folder.kept_settings())
 
 
 def calibrated(folder: RunFolder, level: int) -> ElasticNetwork:
@@ -140,7 +140,7 @@ def test_an_onnx_file_answers_batches_of_any_size_as_the_submodel(
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ResumeError, match="is no run's folder"):
+    with pytest.raises(ResumeError, match="not the folder of a run"):
         export(tmp_path, 1, tmp_path / "level")
 
 

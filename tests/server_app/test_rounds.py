@@ -22,7 +22,7 @@ def outcome(**changes: Any) -> RoundOutcome:
 
 
 def test_a_line_without_a_metric_has_accuracy_and_loss_alone() -> None:
-    line = outcome().line()
+    line = outcome().record().line()
     for figures in (line["server"], line["clients"]):
         assert list(figures) == ["accuracy", "loss"]
     assert [list(level) for level in line["clients_by_level"]] == [
@@ -31,7 +31,7 @@ def test_a_line_without_a_metric_has_accuracy_and_loss_alone() -> None:
 
 
 def test_a_line_has_the_metric_beside_them() -> None:
-    line = outcome(metric="auroc").line()
+    line = outcome(metric="auroc").record().line()
     assert line["server"] == {"accuracy": 0.5, "loss": 1.0, "metric": 0.8125}
     assert line["clients"]["metric"] == 0.25
     assert [level["metric"] for level in line["clients_by_level"]] == [0.25, None]
