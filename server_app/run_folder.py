@@ -144,7 +144,7 @@ class RunFolder:
         return [
             f"{key} was {_shown(old, key)}, is {_shown(new, key)}"
             for key in keys
-            if _shown(old, key) != _shown(new, key)
+            if old.get(key) != new.get(key)
         ]
 
     def has_more(self, settings: RunSettings) -> bool:

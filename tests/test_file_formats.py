@@ -75,15 +75,22 @@ def write_round(folder: Path, _: RunFolder) -> Path:
 
 
 def write_checkpoint(folder: Path, _: RunFolder) -> Path:
-    model = torch.nn.Linear(2, 3)
     state = MethodState({"rows": np.arange(3)}, {"levels": {"ada": 1}})
-    method: Any = SimpleNamespace(model=lambda: model, state=lambda: state)
+    method: Any = SimpleNamespace(weights=lambda: WEIGHTS, state=lambda: state)
     CheckpointStore(folder).save(7, method)
     return folder / "round-000007"
 
 
 def read_checkpoint(file: Path) -> object:
     return CheckpointStore(file.parents[1]).newest()
+
+
+def read_arrays(file: Path) -> object:
+    """Read a checkpoint whose ``state.json``, which is read first, is of the first version."""
+    state = file.with_name("state.json")
+    facts = {key: value for key, value in json.loads(state.read_text()).items() if key != "format"}
+    state.write_text(json.dumps(facts))
+    return read_checkpoint(file)
 
 
 def write_weights(folder: Path, _: RunFolder) -> Path:
@@ -125,7 +132,7 @@ CASES = {
         FileKind.CHECKPOINT, lambda *of: write_checkpoint(*of) / "state.json", read_checkpoint
     ),
     "a checkpoint's strategy.safetensors": Case(
-        FileKind.CHECKPOINT, lambda *of: write_checkpoint(*of) / "strategy.safetensors", read_checkpoint
+        FileKind.CHECKPOINT, lambda *of: write_checkpoint(*of) / "strategy.safetensors", read_arrays
     ),
     "a checkpoint's model.safetensors": Case(
         FileKind.WEIGHTS, lambda *of: write_checkpoint(*of) / "model.safetensors", read_checkpoint

@@ -16,6 +16,7 @@ from data import load_public_pool, load_server_test, load_shared
 from models import load_weights
 from models.elastic import ElasticNetwork
 from protocol.errors import ResumeError, SettingsError
+from protocol.formats import FORMATS, FileKind
 from protocol.settings import RunSettings
 from server_app.checkpoint import CheckpointStore
 from server_app.export import export, load_submodel, main
@@ -80,7 +81,7 @@ def test_an_exported_submodel_answers_bit_for_bit_as_the_one_that_was_scored(
 
 def test_a_file_says_what_it_holds(folder: RunFolder, tmp_path: Path) -> None:
     export(folder.path, 2, tmp_path / "level")
-    _, text = load_weights(tmp_path / "level")
+    _, text = load_weights(tmp_path / "level", FileKind.EXPORT)
     facts = {name: json.loads(value) for name, value in text.items()}
     shape = submodels_of(settings_of(folder), (1, 8, 8), 10).shape(2)
     assert facts.pop("settings") == settings_of(folder).flat()
@@ -133,6 +134,7 @@ def test_an_onnx_file_answers_batches_of_any_size_as_the_submodel(
         torch.testing.assert_close(torch.from_numpy(logits), expected, rtol=0, atol=1e-4)
     facts = session.get_modelmeta().custom_metadata_map
     assert (facts["model"], facts["level"], facts["round"]) == ("elastic-cnn", str(level), "2")
+    assert facts["motley-format"] == str(FORMATS[FileKind.EXPORT].version)
     assert [path.name for path in tmp_path.iterdir()] == ["level.onnx"]
 
 
