@@ -1,6 +1,7 @@
-"""Checkpoints: model, method state and round, written so that a crash leaves the one before.
+"""Checkpoints: the model, the method's state and the round.
 
-Generators need no saving: each is derived from (seed, purpose, round, client).
+A crash while one is written leaves the one before.
+Random generators need no saving: each is derived from (seed, purpose, round, client).
 """
 
 import json
@@ -45,7 +46,7 @@ class CheckpointStore:
         self.folder = folder
 
     def save(self, round: int, method: ServerMethod) -> None:
-        """Write a round's checkpoint under a temporary name, then give it its own."""
+        """Write a round's checkpoint under a temporary name, then rename it."""
         self.folder.mkdir(exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=self.folder, prefix=".unfinished-"))
         state = method.state()

@@ -1,4 +1,4 @@
-"""The small things that happen after a round: evaluation, metrics, early stopping."""
+"""Hooks that run after each round: evaluation, metrics, early stopping."""
 
 import logging
 import time
@@ -28,7 +28,7 @@ class EvaluationHook:
         self._last = last
 
     def after_round(self, outcome: RoundOutcome) -> None:
-        """Add the server's figures; they stay null without test samples or a model of the server's."""
+        """Add the server's figures; they stay None without test samples, or without a server model."""
         skipped = outcome.round % self._every and outcome.round < self._last
         if self._test is None or skipped:
             return
@@ -51,7 +51,7 @@ class EarlyStoppingHook:
             self._note(record)
 
     def after_round(self, outcome: RoundOutcome) -> None:
-        """Compare with the best round so far; the final exchange is past stopping."""
+        """Compare with the best round so far; after the final exchange there is nothing left to stop."""
         if not outcome.final:
             self._note(outcome.record())
             outcome.stop = self.reason()

@@ -1,4 +1,4 @@
-"""What a person sees at the end: a table, and a page with pictures."""
+"""The report of a run: a table, and an HTML page with charts."""
 
 import html
 import io
@@ -45,7 +45,7 @@ class Summary:
 
     @property
     def dsfl_paper_bytes(self) -> int:
-        """What DS-FL would have cost in the same exchanges, by its own formula."""
+        """Bytes that DS-FL would have exchanged in the same rounds, by its paper's formula."""
         subset = self.settings.public.subset_size
         first = soft_label_paper_up(subset, self.num_classes) + dsfl_paper_down(subset, 0, self.num_classes)
         later = dsfl_paper_exchange(subset, self.num_classes)
@@ -135,7 +135,7 @@ def conclude(folder: RunFolder, summary: Summary) -> None:
 
 
 def as_text(summary: Summary, folder: RunFolder) -> str:
-    """Return the table, that of grades if there are any, and where everything lies."""
+    """Return the table, the table of grades if there are any, and the run folder's path."""
     table = Table(show_header=False)
     for name, value in summary.rows():
         table.add_row(name, value)
@@ -151,7 +151,7 @@ def as_text(summary: Summary, folder: RunFolder) -> str:
 
 
 def as_page(summary: Summary, folder: RunFolder) -> str:
-    """Return a page that needs nothing but itself: table, curves, failures, settings."""
+    """Return a self-contained HTML page: table, curves, grades, failures, settings."""
     figures = _table(summary.rows())
     graded = grade_rows(summary.records)
     grades = f"<h2>Grades</h2>{_table([HEADINGS, *graded])}" if graded else ""
@@ -205,7 +205,7 @@ def curves(records: Sequence[RoundRecord]) -> str:
 
 
 def submodels(records: Sequence[RoundRecord]) -> str:
-    """Draw accuracy by round of each level, and of early exits by cost, as SVG; nothing without levels."""
+    """Draw each level's accuracy by round, and early exit's by its cost, as SVG; empty without levels."""
     scored = [record for record in records if record.levels]
     if not scored:
         return ""

@@ -23,7 +23,7 @@ log = logging.getLogger("flwr")
 
 @dataclass
 class RoundOutcome:
-    """What a round came to; the hooks add to it, in their order."""
+    """The outcome of a round; the hooks add to it, in their order."""
 
     report: RoundReport
     final: bool
@@ -31,7 +31,7 @@ class RoundOutcome:
     """By stage."""
     server: Evaluation | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
-    """What else the method has to tell of the server's model."""
+    """What the method adds to the round's record, see `RoundRecord.with_details`."""
     metric: Metric | None = None
     """What is recorded beside accuracy and loss."""
     stop: str = ""
@@ -79,7 +79,7 @@ class RoundHook(Protocol):
 
 
 class RoundLoop:
-    """Runs rounds: send, take replies as they come until all are there or time is up, merge, hooks."""
+    """Runs rounds: send messages, take replies until all are there or time is up, aggregate, run hooks."""
 
     def __init__(
         self, strategy: MethodStrategy, grid: Grid, hooks: Sequence[RoundHook], clock: Clock
@@ -92,9 +92,9 @@ class RoundLoop:
         self._stopped = False
 
     def stop(self) -> None:
-        """Run no further round and write nothing more; called when the process is told to end.
+        """Run no further round and write nothing more; called when the process is asked to terminate.
 
-        It waits for a round that is just being written, unless it is called on the loop's own thread.
+        If a round is being written, this waits for it, unless it is called on the loop's own thread.
         """
         with self._writing:
             self._stopped = True

@@ -81,7 +81,7 @@ class RunFolder:
         if settings.resume == "":
             return cls.create(settings)
         if settings.resume == "auto":
-            return cls._newest_alike(settings) or cls.create(settings)
+            return cls._newest_unfinished(settings) or cls.create(settings)
         folder = cls(Path(settings.resume).expanduser())
         if not folder.settings_file.is_file():
             raise ResumeError(f'resume = "{settings.resume}": there is no run folder at this path')
@@ -138,7 +138,7 @@ class RunFolder:
         return self._read(FileKind.DATA_FACTS, self.data_file)
 
     def differences(self, settings: RunSettings) -> list[str]:
-        """Say which settings differ from the run's own, among those that may not change."""
+        """Return how settings differ from the run's own, a line for each that may not change."""
         old, new = self.kept_settings(), settings.flat()
         keys = sorted((old.keys() | new.keys()) - FREE_TO_CHANGE)
         return [
@@ -148,7 +148,7 @@ class RunFolder:
         ]
 
     def has_more(self, settings: RunSettings) -> bool:
-        """Tell whether the run did not come to its end, or is now asked for more rounds."""
+        """Tell whether rounds are left: the run is not finished, or is now given more rounds."""
         finished = self.models.is_dir()
         planned: int = self.kept_settings()["num-rounds"]
         return not finished or settings.num_rounds > planned
@@ -160,13 +160,13 @@ class RunFolder:
         Raises
         ------
         ResumeError
-            If another process has it.
+            If another process runs in it.
         """
         with (self.path / "run.lock").open("w") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                raise ResumeError(f"{self.path}: this run is going on in another process") from error
+                raise ResumeError(f"{self.path}: this run is already running in another process") from error
             yield
 
     def records(self, until: int | None = None) -> list[RoundRecord]:
@@ -208,7 +208,7 @@ class RunFolder:
             os.fsync(file.fileno())
 
     def forget_rounds_after(self, round: int) -> None:
-        """Drop the records of rounds after the newest checkpoint's."""
+        """Drop the records of later rounds, for which there is no checkpoint."""
         texts = [_as_text(record) for record in self.records(until=round)]
         write_atomically(self.rounds_file, "".join(texts).encode())
 
@@ -220,7 +220,7 @@ class RunFolder:
             raise ResumeError(f"{file}: cannot be read: {error}") from error
 
     @classmethod
-    def _newest_alike(cls, settings: RunSettings) -> Self | None:
+    def _newest_unfinished(cls, settings: RunSettings) -> Self | None:
         """Find the newest unfinished run with these settings, if there is one."""
         paths = sorted(settings.output_path.glob("*/settings.json"), reverse=True)
         for folder in (cls(path.parent) for path in paths if (path.parent / "checkpoint").is_dir()):
@@ -241,7 +241,7 @@ def _as_text(record: RoundRecord) -> str:
 
 
 def _short(source: str) -> str:
-    """Return what of a data set's name can be part of a folder's."""
+    """Return a data set's name, shortened to what a folder's name may hold."""
     place, _ = split_source(source)
     path = Path(place)
     names = [path.parent.name, path.stem] if path.suffix else [path.name]  # …/fashion-mnist/train.parquet

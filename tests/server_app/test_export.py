@@ -109,7 +109,7 @@ def test_every_kind_of_submodel_can_be_exported(strategy: str, tmp_path: Path) -
 
 
 def test_a_file_that_was_not_exported_is_refused(folder: RunFolder, tmp_path: Path) -> None:
-    with pytest.raises(ResumeError, match="holds no exported submodel"):
+    with pytest.raises(ResumeError, match="not an exported submodel"):
         load_submodel(folder.models / "server.safetensors")
     with pytest.raises(ResumeError, match="nothing"):
         load_submodel(tmp_path / "nothing")
@@ -176,7 +176,7 @@ def test_a_run_without_submodels_is_refused(folder: RunFolder, tmp_path: Path) -
 
 def test_a_run_without_anything_to_calibrate_on_is_refused(folder: RunFolder, tmp_path: Path) -> None:
     other = changed(folder, tmp_path / "copy", scalefl__calibration="none")
-    with pytest.raises(SettingsError, match="there is nothing to calibrate the norms on"):
+    with pytest.raises(SettingsError, match="there are no samples to compute normalisation statistics on"):
         export(other, 1, tmp_path / "level")
 
 
