@@ -21,6 +21,7 @@ from models import build_elastic, count_parameters, elastic_design
 from models.elastic import Shape
 from models.registry import require_inputs
 from protocol.files import write_atomically
+from protocol.formats import FileKind, checked, stamped
 from protocol.settings import NodeSettings, RunSettings
 from strategies.levels import plan_levels
 
@@ -112,17 +113,31 @@ def pinned(file: Path, question: Mapping[str, Any], answer: Callable[[], Carried
     """Return the answer kept in a file if it is to the same question, else find it and keep it.
 
     So a node does not change its level from one hello to the next because a step took longer.
+
+    Parameters
+    ----------
+    file
+        Where the answer is kept, as JSON; replaced if it cannot be read, or answers another question.
+    question
+        All that the answer depends on, as JSON holds it.
+    answer
+        Finds the answer.
+
+    Raises
+    ------
+    FormatError
+        If the file is of a newer version.
     """
     try:
-        kept = json.loads(file.read_text())
+        kept = checked(FileKind.LEVEL, json.loads(file.read_text()), file)
         if kept["question"] == question:
             return Carried(kept["level"], kept["reason"])
     except (OSError, ValueError, KeyError, TypeError):
         pass  # nothing that can be read is kept: measure
     carried = answer()
     file.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({"question": question, "level": carried.level, "reason": carried.reason})
-    write_atomically(file, text.encode())
+    content = {"question": question, "level": carried.level, "reason": carried.reason}
+    write_atomically(file, json.dumps(stamped(FileKind.LEVEL, content)).encode())
     return carried
 
 

@@ -24,6 +24,7 @@ from torch import Tensor
 from data.inputs import PixelInputs
 from data.rows import ImageRows, decoded
 from protocol.errors import DataError
+from protocol.formats import FORMATS, FileKind
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -39,8 +40,6 @@ _HASH_BYTES = 16
 _WHITE = 255
 _SUPPORTED_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
 """Pillow's modes that it can convert to both grey and colour."""
-_FORMAT = "1"
-"""Part of each cache folder's name; if it changes, all images are prepared again."""
 
 
 @dataclass(frozen=True)
@@ -153,8 +152,9 @@ def prepare(rows: ImageRows, conversion: Conversion, count: int, max_bad: float,
     """
     from filelock import FileLock
 
+    version = FORMATS[FileKind.IMAGES].version
     key = hashlib.blake2b(
-        f"{_FORMAT} {rows.fingerprint} {conversion} {count}".encode(), digest_size=16
+        f"{version} {rows.fingerprint} {conversion} {count}".encode(), digest_size=16
     ).hexdigest()
     folder = cache_folder() / key
     try:

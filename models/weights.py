@@ -11,12 +11,15 @@ from torch import Tensor, nn
 from models.elastic.channels import run_parameters
 from protocol.errors import ResumeError
 from protocol.files import write_atomically
+from protocol.formats import FileKind, checked_metadata, stamped_metadata
 
 _LARGEST_VALUE = 1e6
 """No network that works has such a weight, or statistic of a norm."""
 
 
-def save_weights(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+def save_weights(
+    path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, str], kind: FileKind = FileKind.WEIGHTS
+) -> None:
     """Write a state dict as a safetensors file, atomically.
 
     Whatever happens, ``path`` holds either all of the old content or all of the new. What a crash may
@@ -29,7 +32,9 @@ def save_weights(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str,
     state
         Tensors by name, of any device and memory layout. Tensors that share memory are stored apart.
     metadata
-        Text to keep with them.
+        Text to keep with them, beside the version of the file's format.
+    kind
+        Of the file, whose version that is.
 
     Raises
     ------
@@ -41,15 +46,21 @@ def save_weights(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str,
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in state.items()
     }
-    # None for no metadata: of an empty dict and no tensors safetensors makes a file it cannot read.
-    write_atomically(path, safetensors.torch.save(tensors, dict(metadata) or None))
+    write_atomically(path, safetensors.torch.save(tensors, stamped_metadata(kind, metadata)))
 
 
-def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def load_weights(path: Path, kind: FileKind = FileKind.WEIGHTS) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Read what `save_weights` wrote.
 
     Safetensors checks the header and that every tensor is there in full; it keeps no checksum of the
     numbers.
+
+    Parameters
+    ----------
+    path
+        The file.
+    kind
+        Of the file: of which format its version is.
 
     Returns
     -------
@@ -62,11 +73,13 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     ------
     ResumeError
         When the file is missing or damaged.
+    FormatError
+        When it is of a newer version.
     """
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            return state, dict(file.metadata() or {})
+            metadata = checked_metadata(kind, file.metadata() or {}, path)
+            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise ResumeError(f"{path}: no readable weights ({error}); restore or remove this file") from error
 

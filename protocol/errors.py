@@ -34,3 +34,7 @@ class RunStoppedError(MotleyError):
 
 class ResumeError(MotleyError):
     """There is no usable checkpoint where the settings say to resume from."""
+
+
+class FormatError(MotleyError):
+    """A file's content is not of the format that this program reads or writes, as one of a newer version."""

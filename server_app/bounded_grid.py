@@ -1,8 +1,8 @@
-"""A grid over which no node can hold up or end a run: what real nodes reply is not trusted before it is read.
+"""A grid on which no node can block or end a run: replies are limited in size, and checked before use.
 
-Flower's own grid waits minutes for the parts of a reply whose node's line is slow or cut, and takes nothing
-else meanwhile; takes a reply of any size; raises if a part cannot be read; and believes a reply that says it
-answers another node's message.
+If a node's connection is slow or cut, Flower's own grid waits minutes for the rest of its reply and takes no
+other reply meanwhile. It also accepts replies of any size, raises if a part cannot be read, and accepts a
+reply that claims to answer another node's message.
 """
 
 import threading
@@ -41,14 +41,14 @@ Pull = Callable[[str], bytes]
 
 
 class UnusableReplyError(Exception):
-    """A reply that cannot become a message."""
+    """A reply that cannot be made into a message."""
 
 
 class BoundedGrid(Grid):
-    """Flower's grid, but each reply is taken when all of it is there, if it is small enough and can be read.
+    """Flower's grid, but a reply is taken only when it is complete, small enough and readable.
 
-    One that is not becomes an error of the node that sent it. A reply may have 64 MB and four times the bytes
-    of the largest weights that were sent to anyone.
+    Any other becomes an error reply of the node that sent it. The limit is 64 MB plus four times the bytes of
+    the largest weights that were sent to any node.
 
     Parameters
     ----------
@@ -61,7 +61,7 @@ class BoundedGrid(Grid):
         self._arriving: dict[str, _Arriving] = {}
         self._largest_sent = 0
 
-    # --- as it is ------------------------------------------------------------------------------
+    # --- passed on to Flower's grid --------------------------------------------------------------
 
     def set_run(self, run: Run) -> None:
         """Set the run."""
@@ -80,7 +80,7 @@ class BoundedGrid(Grid):
         group_id: str,
         ttl: float | None = None,
     ) -> Message:
-        """Create a message; Flower advises against it."""
+        """Create a message; deprecated in Flower, as a message can be constructed directly."""
         return self._grid.create_message(content, message_type, dst_node_id, group_id, ttl)
 
     def get_node_ids(self) -> Iterable[int]:
@@ -90,10 +90,10 @@ class BoundedGrid(Grid):
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> Iterable[Message]:
-        """Send messages and wait for the replies, without any of the care taken here."""
+        """Send messages and wait for the replies, which are not limited or checked."""
         return self._grid.send_and_receive(messages, timeout=timeout)
 
-    # --- with care -----------------------------------------------------------------------------
+    # --- limited and checked ---------------------------------------------------------------------
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Send messages; return their ids."""
@@ -102,7 +102,7 @@ class BoundedGrid(Grid):
         return self._grid.push_messages(messages)
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Return the replies to these messages that are complete, and errors for those that never will be."""
+        """Return the complete replies to these messages, and an error for each that cannot be used."""
         wanted = set(message_ids)
         self._look_for(wanted - self._arriving.keys())
         arrived = [self._fetch(answered) for answered in sorted(wanted & self._arriving.keys())]
@@ -120,7 +120,7 @@ class BoundedGrid(Grid):
         return _FREE_BYTES + _TIMES_SENT * self._largest_sent
 
     def _look_for(self, message_ids: set[str]) -> None:
-        """See whose reply has begun to arrive; the SuperLink says so once."""
+        """Note which replies have begun to arrive; the SuperLink reports each once."""
         if not message_ids:
             return
         response = self._client.PullMessages(PullAppMessagesRequest(message_ids=sorted(message_ids)))
@@ -128,7 +128,7 @@ class BoundedGrid(Grid):
             self._arriving[proto.metadata.reply_to_message_id] = _Arriving(proto, tree)
 
     def _fetch(self, answered: str) -> Message | None:
-        """Fetch what has arrived of a reply; return the reply if that is all."""
+        """Fetch what has arrived of a reply; return the reply if it is complete."""
         arriving = self._arriving[answered]
         pull = make_pull_object_fn_protobuf(self._client.PullObject, self._grid.node, self.run.run_id)
         try:
@@ -141,7 +141,7 @@ class BoundedGrid(Grid):
         return message
 
     def _drop(self, answered: str) -> None:
-        """Tell the SuperLink that it need not keep a reply."""
+        """Forget a reply, and tell the SuperLink that it can be deleted."""
         object_id = self._arriving.pop(answered).object_id
         request = ConfirmMessageReceivedRequest(
             node=self._grid.node, run_id=self.run.run_id, message_object_id=object_id
@@ -149,7 +149,7 @@ class BoundedGrid(Grid):
         self._client.ConfirmMessageReceived(request)
 
     def _forget(self) -> None:
-        """Drop what nobody has asked for in a while: its message was given up."""
+        """Drop replies that were not asked for in a while: their messages were given up."""
         now = time.monotonic()
         for answered, arriving in list(self._arriving.items()):
             if now - arriving.asked_at > _FORGET_SECONDS:
@@ -157,7 +157,7 @@ class BoundedGrid(Grid):
 
 
 def _weight_bytes(message: Message) -> int:
-    """Return the bytes of the weights in a message; anything else is small."""
+    """Return the bytes of the weights in a message; all else in it is small."""
     return sum(record.count_bytes() for record in message.content.array_records.values())
 
 
@@ -175,12 +175,12 @@ class _Arriving:
         self._waiting = False
 
     def fetch(self, pull: Pull, most_bytes: int) -> bool:
-        """Fetch the parts that have arrived; tell whether that is all.
+        """Fetch the parts that have arrived; tell whether the reply is complete.
 
         Raises
         ------
         UnusableReplyError
-            If the reply is too large, or the node has not sent all of it in time.
+            If the reply is too large, or its node did not send all of it in time.
         """
         if len(self._parts) > _MOST_PARTS:
             raise UnusableReplyError(f"it has {len(self._parts)} parts, {_MOST_PARTS} are allowed")
@@ -195,16 +195,16 @@ class _Arriving:
         return True
 
     def message(self) -> Message:
-        """Make a message of the parts; who answers what is as the SuperLink has checked it.
+        """Make a message of the parts; which message it answers is taken from what the SuperLink checked.
 
         Raises
         ------
         UnusableReplyError
-            If they are no message.
+            If the parts do not make a message.
         """
         try:
             inflated = inflate_object_from_contents(self.object_id, self._contents)
-        except Exception as error:  # of foreign bytes Flower lets through whatever its parsers raise
+        except Exception as error:  # whatever Flower's parsers raise on such bytes
             raise UnusableReplyError(f"it cannot be read ({type(error).__name__})") from error
         if not isinstance(inflated, Message):
             raise UnusableReplyError(f"it is a {type(inflated).__name__}, not a message")
@@ -215,7 +215,7 @@ class _Arriving:
         return make_message(self._metadata, content=inflated.content)
 
     def refusal(self, reason: str) -> Message:
-        """Return what stands in its place."""
+        """Return the error that takes the reply's place."""
         return make_message(
             self._metadata, error=Error(ErrorCode.MESSAGE_UNAVAILABLE, f"refused its reply: {reason}")
         )

@@ -1,6 +1,7 @@
-"""Checkpoints: model, method state and round, written so that a crash leaves the one before.
+"""Checkpoints: the model, the method's state and the round.
 
-Generators need no saving: each is derived from (seed, purpose, round, client).
+A crash while one is written leaves the one before.
+Random generators need no saving: each is derived from (seed, purpose, round, client).
 """
 
 import json
@@ -10,22 +11,23 @@ import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 from torch import Tensor
 
 from models import load_weights, save_weights
 from protocol.errors import ResumeError
 from protocol.files import sync_folder
+from protocol.formats import FileKind, checked, checked_metadata, stamped, stamped_metadata
 from server_app.rounds import RoundOutcome
 from strategies.method import MethodState, ServerMethod
 
 _NAME = re.compile(r"round-(\d{6})")
 _KEPT = 2
+_FACTS, _MODEL, _ARRAYS = "state.json", "model.safetensors", "strategy.safetensors"
 
 
 @dataclass(frozen=True)
@@ -44,14 +46,15 @@ class CheckpointStore:
         self.folder = folder
 
     def save(self, round: int, method: ServerMethod) -> None:
-        """Write a round's checkpoint under a temporary name, then give it its own."""
+        """Write a round's checkpoint under a temporary name, then rename it."""
         self.folder.mkdir(exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=self.folder, prefix=".unfinished-"))
         state = method.state()
-        save_weights(temporary / "model.safetensors", method.weights(), {})
+        save_weights(temporary / _MODEL, method.weights(), {})
         arrays = {name: np.ascontiguousarray(array) for name, array in state.arrays.items()}
-        save_file(arrays, temporary / "strategy.safetensors")
-        (temporary / "state.json").write_text(json.dumps({"round": round, "method": state.facts}))
+        save_file(arrays, temporary / _ARRAYS, stamped_metadata(FileKind.CHECKPOINT, {}))
+        facts = stamped(FileKind.CHECKPOINT, {"round": round, "method": state.facts})
+        (temporary / _FACTS).write_text(json.dumps(facts))
         for file in temporary.iterdir():
             _sync_file(file)
         sync_folder(temporary)
@@ -69,6 +72,8 @@ class CheckpointStore:
         ------
         ResumeError
             If there are checkpoints, but none can be read.
+        FormatError
+            If the newest that can be read is of a newer version: an older one is not taken in its place.
         """
         faults = []
         for round in self._rounds():
@@ -111,9 +116,11 @@ class CheckpointHook:
 
 
 def _load(path: Path) -> Checkpoint:
-    facts: dict[str, Any] = json.loads((path / "state.json").read_text())
-    weights, _ = load_weights(path / "model.safetensors")
-    arrays: dict[str, NDArray[np.generic]] = dict(load_file(path / "strategy.safetensors"))
+    facts = checked(FileKind.CHECKPOINT, json.loads((path / _FACTS).read_text()), path / _FACTS)
+    weights, _ = load_weights(path / _MODEL)
+    with safe_open(path / _ARRAYS, framework="numpy") as file:
+        checked_metadata(FileKind.CHECKPOINT, file.metadata() or {}, path / _ARRAYS)
+        arrays: dict[str, NDArray[np.generic]] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     return Checkpoint(facts["round"], weights, MethodState(arrays, facts["method"]))
 
 

@@ -1,4 +1,4 @@
-"""Asks the vision-language model of a run, at any of its levels, about images, and prints what it says.
+"""Asks a vision-language model, a level's submodel of a run, about images, and prints its answers.
 
 python -m server_app.describe ~/motley/runs/20261121-… --level 2 --prompt "Describe this knee." knee.png
 """
@@ -19,7 +19,7 @@ from server_app.export import settings_of, submodel_of
 
 
 def describe(run: Path, level: int, images: Sequence[Path], prompt: str = "", most: int = 64) -> list[str]:
-    """Return what a level's submodel says of images.
+    """Return the answers of a level's submodel to a question about each of some images.
 
     Parameters
     ----------
@@ -30,18 +30,25 @@ def describe(run: Path, level: int, images: Sequence[Path], prompt: str = "", mo
     images
         Files, each brought to the size and the channels of the run's images.
     prompt
-        What is asked; empty: the run's own question.
+        The question; empty: the run's ``vlm.prompt``.
     most
-        Tokens of an answer, at most; from 1.
+        The largest number of tokens of an answer; from 1.
+
+    Returns
+    -------
+    list[str]
+        An answer for each image.
 
     Raises
     ------
     ResumeError
         If the folder holds no run, or one without a checkpoint.
     SettingsError
-        If the run's network is no vision-language model, or has no such level, or ``most`` is below 1.
+        If the run's network cannot generate text, or has no such level, or ``most`` is below 1.
+    FormatError
+        If the run is of a newer version.
     DataError
-        If a file is no image.
+        If a file is not an image that can be read.
     """
     if most < 1:
         raise SettingsError(f"--most = {most}: must be at least 1")
@@ -57,10 +64,10 @@ def describe(run: Path, level: int, images: Sequence[Path], prompt: str = "", mo
     device = choose_device("auto")
     network.to(device)
     pixels = torch.stack([read_image(path, (channels, height, width)) for path in images])
-    said: list[str] = []
+    answers: list[str] = []
     for batch in torch.split(pixels, network.answers_at_once):
-        said += network.describe(batch.to(device) / 255, prompt or settings.vlm.prompt, most)
-    return said
+        answers += network.describe(batch.to(device) / 255, prompt or settings.vlm.prompt, most)
+    return answers
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -69,18 +76,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("run", type=Path, help="the run's folder")
-    parser.add_argument("images", type=Path, nargs="+", help="files of images")
+    parser.add_argument("images", type=Path, nargs="+", help="image files")
     parser.add_argument("--level", type=int, required=True, help="level of the submodel, from 1")
-    parser.add_argument("--prompt", default="", help="what is asked; default: the run's own question")
-    parser.add_argument("--most", type=int, default=64, help="tokens of an answer, at most")
+    parser.add_argument("--prompt", default="", help="the question; default: the run's vlm.prompt")
+    parser.add_argument("--most", type=int, default=64, help="largest number of tokens of an answer")
     options = parser.parse_args(arguments)
     images = [path.expanduser() for path in options.images]
     try:
-        said = describe(options.run.expanduser(), options.level, images, options.prompt, options.most)
+        answers = describe(options.run.expanduser(), options.level, images, options.prompt, options.most)
     except (MotleyError, OSError) as error:
         Console(stderr=True, markup=False).print(f"error: {error}", highlight=False, soft_wrap=True)
         return 1
-    for path, text in zip(options.images, said, strict=True):
+    for path, text in zip(options.images, answers, strict=True):
         Console(markup=False).print(f"{path}: {text}", highlight=False, soft_wrap=True)
     return 0
 

@@ -1,4 +1,4 @@
-"""Writes the submodel of a level, ready for use, from a run's folder.
+"""Exports the submodel of a level from a run's folder.
 
 python -m server_app.export ~/motley/runs/20261121-… --level 1 --output level1.safetensors
 python -m server_app.export ~/motley/runs/20261121-… --level 1 --output level1.onnx --format onnx
@@ -27,6 +27,7 @@ from models import (
 from models.elastic import ElasticNetwork, ExitNetwork, Shape, has_norms, track_statistics
 from protocol.errors import MotleyError, ResumeError, SettingsError
 from protocol.files import write_atomically
+from protocol.formats import FileKind, stamped_metadata
 from protocol.settings import RunSettings
 from server_app.checkpoint import CheckpointStore
 from server_app.run import calibration_inputs
@@ -37,7 +38,7 @@ from strategies.submodels.submodels import Submodels
 
 
 def export(run: Path, level: int, output: Path, form: str = "safetensors") -> None:
-    """Write the submodel of a level, its norms calibrated, as one file.
+    """Write the submodel of a level, with its normalisation statistics, as one file.
 
     Parameters
     ----------
@@ -48,23 +49,26 @@ def export(run: Path, level: int, output: Path, form: str = "safetensors") -> No
     output
         The file; replaced whole if it is there.
     form
-        ``safetensors``: weights, norm statistics and settings, for `load_submodel`. ``onnx``: maps
-        images ``(batch, channels, height, width)`` to ``logits``, those of the last exit, any batch size.
+        ``safetensors``: weights, normalisation statistics and settings, for `load_submodel`. ``onnx``: maps
+        images ``(batch, channels, height, width)`` to the ``logits`` of the last exit, for any batch size.
 
     Raises
     ------
     ResumeError
         If the folder holds no run, or one without a checkpoint.
     SettingsError
-        If the run has no submodels, no such level, nothing to calibrate its norms on, or a network of
-        transformers that is to become ONNX.
+        If the run has no submodels, no such level, or no samples to compute normalisation statistics on; or
+        if its network cannot be exported to ONNX.
+    FormatError
+        If the run is of a newer version.
     """
     settings = settings_of(run)
     model, facts = submodel_of(run, settings, level)
     if form == "onnx":
         _write_onnx(model, facts, output)
     else:
-        save_weights(output, learned_state(model), {name: json.dumps(value) for name, value in facts.items()})
+        metadata = {name: json.dumps(value) for name, value in facts.items()}
+        save_weights(output, learned_state(model), metadata, FileKind.EXPORT)
 
 
 def load_submodel(path: Path) -> ExitNetwork:
@@ -79,8 +83,10 @@ def load_submodel(path: Path) -> ExitNetwork:
     ------
     ResumeError
         If the file is missing, damaged or of another kind.
+    FormatError
+        If it is of a newer version.
     """
-    weights, text = load_weights(path)
+    weights, text = load_weights(path, FileKind.EXPORT)
     try:
         facts = {name: json.loads(value) for name, value in text.items()}
         shape = Shape(facts["width"], tuple(facts["exits"]))
@@ -89,7 +95,7 @@ def load_submodel(path: Path) -> ExitNetwork:
         track_statistics(model)
         load_learned_state(model, weights)
     except (KeyError, ValueError, RuntimeError, SettingsError) as error:
-        raise ResumeError(f"{path}: holds no exported submodel ({error})") from error
+        raise ResumeError(f"{path}: not an exported submodel ({error})") from error
     return model.eval()
 
 
@@ -113,18 +119,44 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def settings_of(run: Path) -> RunSettings:
-    """Return the settings of a run; raise ``ResumeError`` if the folder holds none."""
-    file = RunFolder(run).settings_file
+    """Return the settings of a run.
+
+    Raises
+    ------
+    ResumeError
+        If the folder holds no run.
+    FormatError
+        If it is of a newer version.
+    """
     try:
-        return RunSettings.parse(json.loads(file.read_text()))
-    except (OSError, ValueError) as error:
-        raise ResumeError(f"{run}: is no run's folder ({error})") from error
+        return RunSettings.parse(RunFolder(run).kept_settings())
+    except ResumeError as error:
+        raise ResumeError(f"{run}: not the folder of a run ({error})") from error
 
 
 def submodel_of(run: Path, settings: RunSettings, level: int) -> tuple[ExitNetwork, dict[str, Any]]:
-    """Return the submodel of a level after the newest checkpoint, calibrated, and what to know about it.
+    """Return the submodel of a level as of the newest checkpoint, and the facts an export holds about it.
 
-    Raises as `export` does.
+    Parameters
+    ----------
+    run
+        The run's folder.
+    settings
+        Of the run.
+    level
+        From 1.
+
+    Returns
+    -------
+    model
+        In eval mode, with normalisation statistics.
+    facts
+        Values as JSON holds them, by name: network, shape, data, round, settings.
+
+    Raises
+    ------
+    ResumeError, SettingsError, FormatError
+        As `export` does.
     """
     method = method_of(settings)
     if not isinstance(method, SubmodelMethod):
@@ -139,7 +171,9 @@ def submodel_of(run: Path, settings: RunSettings, level: int) -> tuple[ExitNetwo
         raise SettingsError(f"level = {level}: this run has no submodel for it")
     inputs = calibration_inputs(settings)
     if inputs is None and has_norms(submodels.build(submodels.shape(level), pretrained=False)):
-        raise SettingsError('scalefl.calibration = "none": there is nothing to calibrate the norms on')
+        raise SettingsError(
+            'scalefl.calibration = "none": there are no samples to compute normalisation statistics on'
+        )
     model = submodels.calibrated(level, checkpoint.round, checkpoint.weights, inputs).eval()
     shape = submodels.shape(level)
     facts = {
@@ -158,10 +192,10 @@ def submodel_of(run: Path, settings: RunSettings, level: int) -> tuple[ExitNetwo
 
 
 def _write_onnx(model: nn.Module, facts: Mapping[str, Any], output: Path) -> None:
-    """Write the file whole or not at all; the exporter wants a path of its own."""
+    """Export to memory, then write the file atomically, which torch's exporter does not."""
     if not isinstance(model, ElasticNetwork):
         raise SettingsError(
-            f'--format onnx: model = "{facts["model"]}" cannot be written so; allowed is safetensors'
+            f'--format onnx: model = "{facts["model"]}" cannot be exported to ONNX; allowed is safetensors'
         )
     images: Tensor = torch.zeros(2, *facts["input_shape"])
     batch = {0: torch.export.Dim("batch")}
@@ -177,8 +211,8 @@ def _write_onnx(model: nn.Module, facts: Mapping[str, Any], output: Path) -> Non
     except ImportError as error:
         raise SettingsError(f"--format onnx: {error}; `uv pip install onnx onnxscript`") from error
     assert program is not None
-    for name in ("model", "level", "experiment", "round"):
-        program.model.metadata_props[name] = str(facts[name])
+    metadata = {name: str(facts[name]) for name in ("model", "level", "experiment", "round")}
+    program.model.metadata_props.update(stamped_metadata(FileKind.EXPORT, metadata))
     write_atomically(output, program.model_proto.SerializeToString())
 
 

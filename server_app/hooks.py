@@ -1,16 +1,16 @@
-"""The small things that happen after a round: evaluation, metrics, early stopping."""
+"""Hooks that run after each round: evaluation, metrics, early stopping."""
 
 import logging
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
 from data import Samples
 from learning.metrics import Metric
 from protocol.settings import EarlyStoppingSettings
+from server_app.round_record import RoundRecord
 from server_app.rounds import RoundOutcome
 from server_app.run_folder import RunFolder
 from strategies.method import ServerMethod
@@ -28,7 +28,7 @@ class EvaluationHook:
         self._last = last
 
     def after_round(self, outcome: RoundOutcome) -> None:
-        """Add the server's figures; they stay null without test samples or a model of the server's."""
+        """Add the server's figures; they stay None without test samples, or without a server model."""
         skipped = outcome.round % self._every and outcome.round < self._last
         if self._test is None or skipped:
             return
@@ -42,18 +42,18 @@ class EvaluationHook:
 class EarlyStoppingHook:
     """Asks to stop once an accuracy has not improved for a number of rounds."""
 
-    def __init__(self, settings: EarlyStoppingSettings, past: Sequence[Mapping[str, Any]] = ()) -> None:
+    def __init__(self, settings: EarlyStoppingSettings, past: Sequence[RoundRecord] = ()) -> None:
         self._settings = settings
         self._best = float("-inf")
         self._best_round = 0
         self._round = 0
-        for line in past:
-            self._note(line)
+        for record in past:
+            self._note(record)
 
     def after_round(self, outcome: RoundOutcome) -> None:
-        """Compare with the best round so far; the final exchange is past stopping."""
+        """Compare with the best round so far; after the final exchange there is nothing left to stop."""
         if not outcome.final:
-            self._note(outcome.line())
+            self._note(outcome.record())
             outcome.stop = self.reason()
 
     def reason(self) -> str:
@@ -66,16 +66,15 @@ class EarlyStoppingHook:
             f"(best {self._best:.4f} in round {self._best_round})"
         )
 
-    def _note(self, line: Mapping[str, Any]) -> None:
-        side, _, figure = self._settings.metric.partition("-")
-        value = line[side][figure]
-        self._round = line["round"]
-        if value is not None and value > self._best:
-            self._best, self._best_round = value, self._round
+    def _note(self, record: RoundRecord) -> None:
+        figures = record.server if self._settings.metric == "server-accuracy" else record.clients
+        self._round = record.round
+        if figures.accuracy is not None and figures.accuracy > self._best:
+            self._best, self._best_round = figures.accuracy, self._round
 
 
 class MetricsHook:
-    """Writes the round's line, its TensorBoard events, and a line for people."""
+    """Writes the round's record, its TensorBoard events, and a line of the log."""
 
     def __init__(self, folder: RunFolder, resumed_after: int = 0) -> None:
         self._folder = folder
@@ -83,14 +82,20 @@ class MetricsHook:
 
     def after_round(self, outcome: RoundOutcome) -> None:
         """Record the round."""
-        line = outcome.line()
-        self._folder.append_round(line)
-        for group in ("server", "clients", "bytes", "seconds"):
-            for name, value in line[group].items():
+        record = outcome.record()
+        self._folder.append_round(record)
+        groups: dict[str, Mapping[str, float | None]] = {
+            "server": dict(record.server),
+            "clients": dict(record.clients),
+            "bytes": vars(record.bytes),
+            "seconds": record.seconds,
+        }
+        for group, values in groups.items():
+            for name, value in values.items():
                 if value is not None:
                     self._events.add_scalar(f"{group}/{name}", value, outcome.round)
         self._events.flush()
-        log.info(_for_people(line, outcome.metric))
+        log.info(_as_log_line(record, outcome.metric))
 
     def close(self) -> None:
         """Close the event file."""
@@ -101,17 +106,15 @@ def _events_folder(run: Path) -> Path:
     return run / "tensorboard"
 
 
-def _for_people(line: Mapping[str, Any], metric: Metric | None) -> str:
-    nodes, traffic, server, clients = line["nodes"], line["bytes"], line["server"], line["clients"]
+def _as_log_line(record: RoundRecord, metric: Metric | None) -> str:
+    nodes, traffic, server, clients = record.nodes, record.bytes, record.server, record.clients
     parts = [
-        f"Round {line['round']}: {nodes['answered']}/{nodes['asked']} clients",
-        f"accuracy server {_percent(server['accuracy'])} clients {_percent(clients['accuracy'])}",
-        f"wire {traffic['wire_up'] / 1e3:.1f} kB up {traffic['wire_down'] / 1e3:.1f} kB down",
+        f"Round {record.round}: {nodes.answered}/{nodes.asked} clients",
+        f"accuracy server {_percent(server.accuracy)} clients {_percent(clients.accuracy)}",
+        f"wire {traffic.wire_up / 1e3:.1f} kB up {traffic.wire_down / 1e3:.1f} kB down",
     ]
     if metric is not None:
-        parts.insert(
-            2, f"{metric.title} server {_plain(server['metric'])} clients {_plain(clients['metric'])}"
-        )
+        parts.insert(2, f"{metric.title} server {_plain(server.metric)} clients {_plain(clients.metric)}")
     return ", ".join(parts)
 
 

@@ -1,4 +1,4 @@
-"""How errors that are meant for people look in the log."""
+"""How errors whose message is meant for the user appear in the log."""
 
 import logging
 
@@ -6,10 +6,10 @@ from protocol.errors import MotleyError
 
 
 class _MessageOnly(logging.Filter):
-    """Shows an error of ours as its message: its traceback would tell a user nothing."""
+    """Shows a `MotleyError` as its message alone, which says all that a user needs."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Rewrite the record of such an error; let every record pass."""
+        """Rewrite the record of such an error; no record is dropped."""
         error = record.exc_info[1] if record.exc_info else None
         if isinstance(error, MotleyError):
             record.msg, record.args = f"{error}", ()
@@ -18,7 +18,7 @@ class _MessageOnly(logging.Filter):
 
 
 def show_errors_as_messages() -> None:
-    """Make Flower's logger show our own errors without a traceback."""
+    """Make Flower's logger show every `MotleyError` without a traceback."""
     logger = logging.getLogger("flwr")
     if not any(isinstance(known, _MessageOnly) for known in logger.filters):
         logger.addFilter(_MessageOnly())

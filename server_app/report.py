@@ -1,10 +1,10 @@
-"""What a person sees at the end: a table, and a page with pictures."""
+"""The report of a run: a table, and an HTML page with charts."""
 
 import html
 import io
+import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from matplotlib.figure import Figure
 from rich.console import Console
@@ -15,13 +15,10 @@ from protocol.files import write_atomically
 from protocol.ledger import Traffic, soft_label_paper_up
 from protocol.settings import RunSettings
 from server_app.grades import HEADINGS, grade_rows
+from server_app.round_record import EarlyExit, RoundRecord
 from server_app.run_folder import RunFolder
 from strategies.method import Exchanges, Method
 from strategies.soft_labels.dsfl import dsfl_paper_down, dsfl_paper_exchange
-
-Line = Mapping[str, Any]
-_Figure = tuple[str, str, Callable[[float], str], Callable[[Iterable[float]], float]]
-"""Title, key in a round's line, how it is shown, and which of several is the best."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +28,7 @@ class Summary:
     settings: RunSettings
     method: Method
     num_classes: int
-    lines: Sequence[Line]
+    records: Sequence[RoundRecord]
     hello: Traffic
     ending: str
     """How the run ended: finished, stopped early, stopped by a person, failed."""
@@ -39,30 +36,30 @@ class Summary:
     @property
     def traffic(self) -> Traffic:
         """All rounds' bytes, without the hellos."""
-        return sum((Traffic(**line["bytes"]) for line in self.lines), Traffic())
+        return sum((record.bytes for record in self.records), Traffic())
 
     @property
     def rounds(self) -> int:
         """How many rounds were run, without the final exchange."""
-        return sum(not line.get("final", False) for line in self.lines)
+        return sum(not record.final for record in self.records)
 
     @property
     def dsfl_paper_bytes(self) -> int:
-        """What DS-FL would have cost in the same exchanges, by its own formula."""
+        """Bytes that DS-FL would have exchanged in the same rounds, by its paper's formula."""
         subset = self.settings.public.subset_size
         first = soft_label_paper_up(subset, self.num_classes) + dsfl_paper_down(subset, 0, self.num_classes)
         later = dsfl_paper_exchange(subset, self.num_classes)
         last = dsfl_paper_down(0, subset, self.num_classes)
         total = 0
-        for line in self.lines:
-            exchange = first if line["round"] == 1 else last if line.get("final") else later
-            total += line["nodes"]["asked"] * exchange
+        for record in self.records:
+            exchange = first if record.round == 1 else last if record.final else later
+            total += record.nodes.asked * exchange
         return total
 
     def rows(self) -> list[tuple[str, str]]:
         """Return the table's rows: what, and how much."""
         traffic = self.traffic
-        failed = sum(len(line["nodes"]["failed"]) for line in self.lines)
+        failed = sum(len(record.nodes.failed) for record in self.records)
         rows = [
             ("run", f"{self.settings.strategy} on {self.settings.data.source}, {self.ending}"),
             ("rounds", f"{self.rounds} of {self.settings.num_rounds}"),
@@ -85,44 +82,50 @@ class Summary:
 
     def _figure_rows(self) -> list[tuple[str, str]]:
         """Return the rows of accuracy and of the run's metric, each of the server and of the clients."""
-        metric, levels = metric_of(self.settings.data.metric), any("levels" in line for line in self.lines)
-        server = "the server, mean over levels" if levels else "the server"
-        figures: list[_Figure] = [("accuracy", "accuracy", _percent, max)]
-        if metric is not None:
-            figures.append((metric.title, "metric", _plain, metric.best))
-        return [
-            (f"{title} of {name}", self._last_and_best(side, figure, show, best))
-            for title, figure, show, best in figures
-            for side, name in (("server", server), ("clients", "the clients"))
+        metric, levels = metric_of(self.settings.data.metric), any(record.levels for record in self.records)
+        sides = {
+            "the server, mean over levels" if levels else "the server": [
+                record.server for record in self.records
+            ],
+            "the clients": [record.clients for record in self.records],
+        }
+        rows = [
+            (f"accuracy of {name}", _last_and_best([each.accuracy for each in figures], _percent, max))
+            for name, figures in sides.items()
+        ]
+        if metric is None:
+            return rows
+        return rows + [
+            (
+                f"{metric.title} of {name}",
+                _last_and_best([each.metric for each in figures], _plain, metric.best),
+            )
+            for name, figures in sides.items()
         ]
 
-    def _last_and_best(
-        self, side: str, figure: str, show: Callable[[float], str], best: Callable[[Iterable[float]], float]
-    ) -> str:
-        values = [line[side][figure] for line in self.lines if line[side][figure] is not None]
-        return f"{show(values[-1])} (best {show(best(values))})" if values else "–"
-
     def _client_rows(self) -> list[tuple[str, str]]:
-        line: Line = self.lines[-1] if self.lines else {}
-        if by_level := line.get("clients_by_level"):
-            return [("accuracy of the clients by level", _by_level(by_level, "accuracy"))]
-        return []
+        by_level = self.records[-1].clients_by_level if self.records else ()
+        if not by_level:
+            return []
+        accuracies = {clients.level: clients.accuracy for clients in by_level}
+        return [("accuracy of the clients by level", _by_level(accuracies))]
 
     def _submodel_rows(self) -> list[tuple[str, str]]:
         """Return the rows of unequal submodels, as of the last evaluation at the server."""
-        line: Line = next((line for line in reversed(self.lines) if "levels" in line), {})
-        rows = []
-        if levels := line.get("levels"):
-            rows.append(("accuracy of the server by level", _by_level(levels, "accuracy")))
-        if exits := line.get("exits"):
-            rows.append(
-                ("accuracy of the server by level, exits together", _by_level(line["levels"], "ensemble"))
-            )
-            rows.append(("accuracy of the whole network by exit", ", ".join(map(_percent, exits))))
-            rows.append(("accuracy of the whole network, exits together", _percent(line["ensemble"])))
-            for point in line["early_exit"][::3]:  # a few of the thresholds; rounds.jsonl has them all
-                rows.append((f"answering early, from confidence {point['threshold']:g}", _early(point)))
-        return rows
+        record = next((record for record in reversed(self.records) if record.levels), None)
+        if record is None:
+            return []
+        accuracies = {score.level: score.accuracy for score in record.levels}
+        rows = [("accuracy of the server by level", _by_level(accuracies))]
+        if record.exits and record.ensemble is not None:
+            ensembles = {score.level: score.ensemble for score in record.levels}
+            rows += [
+                ("accuracy of the server by level, ensemble of exits", _by_level(ensembles)),
+                ("accuracy of the whole network by exit", ", ".join(map(_percent, record.exits))),
+                ("accuracy of the whole network, ensemble of exits", _percent(record.ensemble)),
+            ]
+        few = record.early_exit[::3]  # rounds.jsonl has all thresholds
+        return rows + [(f"early exit from confidence {point.threshold:g}", _early(point)) for point in few]
 
 
 def conclude(folder: RunFolder, summary: Summary) -> None:
@@ -132,13 +135,13 @@ def conclude(folder: RunFolder, summary: Summary) -> None:
 
 
 def as_text(summary: Summary, folder: RunFolder) -> str:
-    """Return the table, that of grades if there are any, and where everything lies."""
+    """Return the table, the table of grades if there are any, and the run folder's path."""
     table = Table(show_header=False)
     for name, value in summary.rows():
         table.add_row(name, value)
     console = Console(file=io.StringIO(), width=110, color_system=None, markup=False)
     console.print(table)
-    if graded := grade_rows(summary.lines):
+    if graded := grade_rows(summary.records):
         grades = Table(*HEADINGS, title="Grades", title_justify="left")
         for row in graded:
             grades.add_row(*row)
@@ -148,15 +151,15 @@ def as_text(summary: Summary, folder: RunFolder) -> str:
 
 
 def as_page(summary: Summary, folder: RunFolder) -> str:
-    """Return a page that needs nothing but itself: table, curves, failures, settings."""
+    """Return a self-contained HTML page: table, curves, grades, failures, settings."""
     figures = _table(summary.rows())
-    graded = grade_rows(summary.lines)
+    graded = grade_rows(summary.records)
     grades = f"<h2>Grades</h2>{_table([HEADINGS, *graded])}" if graded else ""
     settings = _table([(key, str(value)) for key, value in summary.settings.flat().items()])
     failures = [
-        (f"round {line['round']}", f"{failure['client']}: {failure['reason']}")
-        for line in summary.lines
-        for failure in line["nodes"]["failed"]
+        (f"round {record.round}", f"{failure.client}: {failure.reason}")
+        for record in summary.records
+        for failure in record.nodes.failed
     ]
     failed = f"<h2>Replies that failed</h2>{_table(failures)}" if failures else ""
     return f"""<!DOCTYPE html>
@@ -167,22 +170,26 @@ td {{ padding: .1rem 1rem .1rem 0; vertical-align: top; }} td:first-child {{ col
 svg {{ max-width: 100%; height: auto; }}
 </style></head><body>
 <h1>{html.escape(folder.experiment)}</h1>
-{figures}{curves(summary.lines) if summary.lines else ""}{submodels(summary.lines)}{grades}{failed}
+{figures}{curves(summary.records) if summary.records else ""}{submodels(summary.records)}{grades}{failed}
 <h2>Settings</h2>{settings}
 </body></html>
 """
 
 
-def curves(lines: Sequence[Line]) -> str:
+def curves(records: Sequence[RoundRecord]) -> str:
     """Draw accuracy by round and by wire bytes, as SVG."""
     figure = Figure(figsize=(10, 4), layout="constrained")
     by_round, by_bytes = figure.subplots(1, 2, sharey=True)
-    sent = _running_sum([Traffic(**line["bytes"]).wire / 1e6 for line in lines])
-    for side in ("server", "clients"):
+    sent = list(itertools.accumulate(record.bytes.wire / 1e6 for record in records))
+    sides = {
+        "server": [record.server.accuracy for record in records],
+        "clients": [record.clients.accuracy for record in records],
+    }
+    for side, shares in sides.items():
         points = [
-            (line["round"], megabytes, 100 * line[side]["accuracy"])
-            for line, megabytes in zip(lines, sent, strict=True)
-            if line[side]["accuracy"] is not None
+            (record.round, megabytes, 100 * share)
+            for record, megabytes, share in zip(records, sent, shares, strict=True)
+            if share is not None
         ]
         if points:
             rounds, megabytes, accuracies = zip(*points, strict=True)
@@ -197,23 +204,23 @@ def curves(lines: Sequence[Line]) -> str:
     return _as_svg(figure)
 
 
-def submodels(lines: Sequence[Line]) -> str:
-    """Draw accuracy by round of each level, and of early exits by cost, as SVG; nothing without levels."""
-    scored = [line for line in lines if "levels" in line]
+def submodels(records: Sequence[RoundRecord]) -> str:
+    """Draw each level's accuracy by round, and early exit's by its cost, as SVG; empty without levels."""
+    scored = [record for record in records if record.levels]
     if not scored:
         return ""
     figure = Figure(figsize=(10, 4), layout="constrained")
     by_round, by_cost = figure.subplots(1, 2)
-    rounds = [line["round"] for line in scored]
-    for place, figures in enumerate(scored[-1]["levels"]):
-        accuracies = [100 * line["levels"][place]["accuracy"] for line in scored]
-        by_round.plot(rounds, accuracies, label=f"level {figures['level']}")
+    rounds = [record.round for record in scored]
+    for place, score in enumerate(scored[-1].levels):
+        accuracies = [100 * record.levels[place].accuracy for record in scored]
+        by_round.plot(rounds, accuracies, label=f"level {score.level}")
     by_round.set(xlabel="round", ylabel="accuracy (%)", title="each level's submodel")
     by_round.legend()
-    early = scored[-1].get("early_exit", [])
-    costs = [point["flops"] / 1e6 for point in early]
-    by_cost.plot(costs, [100 * point["accuracy"] for point in early], marker="o")
-    by_cost.set(xlabel="mean multiply-adds an image (M)", ylabel="accuracy (%)", title="early exits")
+    early = scored[-1].early_exit
+    costs = [point.flops / 1e6 for point in early]
+    by_cost.plot(costs, [100 * point.accuracy for point in early], marker="o")
+    by_cost.set(xlabel="MACs a sample, mean (M)", ylabel="accuracy (%)", title="early exit")
     for axes in (by_round, by_cost):
         axes.grid(alpha=0.3)
     return _as_svg(figure)
@@ -224,14 +231,6 @@ def _as_svg(figure: Figure) -> str:
     figure.savefig(drawing, format="svg")
     text = drawing.getvalue()
     return text[text.index("<svg") :]
-
-
-def _running_sum(values: Sequence[float]) -> list[float]:
-    total, sums = 0.0, []
-    for value in values:
-        total += value
-        sums.append(total)
-    return sums
 
 
 def _table(rows: Sequence[Sequence[str]]) -> str:
@@ -254,12 +253,19 @@ def _plain(figure: float) -> str:
     return f"{figure:.3f}"
 
 
-def _by_level(levels: Sequence[Mapping[str, Any]], figure: str) -> str:
-    return ", ".join(f"{figures['level']}: {_percent(figures[figure])}" for figures in levels)
+def _last_and_best(
+    values: Sequence[float | None], show: Callable[[float], str], best: Callable[[Iterable[float]], float]
+) -> str:
+    known = [value for value in values if value is not None]
+    return f"{show(known[-1])} (best {show(best(known))})" if known else "–"
 
 
-def _early(point: Mapping[str, float]) -> str:
-    return f"{_percent(point['accuracy'])} for {point['flops'] / 1e6:.2f} M multiply-adds an image"
+def _by_level(accuracies: Mapping[int, float]) -> str:
+    return ", ".join(f"{level}: {_percent(accuracy)}" for level, accuracy in accuracies.items())
+
+
+def _early(point: EarlyExit) -> str:
+    return f"accuracy {_percent(point.accuracy)} at {point.flops / 1e6:.2f} M MACs a sample"
 
 
 def _saving(count: int, reference: int) -> str:

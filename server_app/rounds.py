@@ -10,10 +10,11 @@ from typing import Any, Protocol
 from flwr.app import ArrayRecord, ConfigRecord, Message
 from flwr.serverapp import Grid
 
-from learning.metrics import Metric, figures, metric_of
+from learning.metrics import Metric, metric_of
 from protocol.errors import RunStoppedError
 from protocol.messages import Evaluation
 from server_app.clock import Clock
+from server_app.round_record import Failure, Figures, LevelClients, Nodes, RoundRecord
 from server_app.round_report import RoundReport
 from server_app.strategy import MethodStrategy
 
@@ -22,7 +23,7 @@ log = logging.getLogger("flwr")
 
 @dataclass
 class RoundOutcome:
-    """What a round came to; the hooks add to it, in their order."""
+    """The outcome of a round; the hooks add to it, in their order."""
 
     report: RoundReport
     final: bool
@@ -30,9 +31,9 @@ class RoundOutcome:
     """By stage."""
     server: Evaluation | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
-    """What else the method has to tell of the server's model."""
+    """What the method adds to the round's record, see `RoundRecord.with_details`."""
     metric: Metric | None = None
-    """What stands in the line beside accuracy and loss."""
+    """What is recorded beside accuracy and loss."""
     stop: str = ""
     """Why the run should end after this round; empty to go on."""
 
@@ -41,25 +42,33 @@ class RoundOutcome:
         """The round's number, from 1."""
         return self.report.round
 
-    def line(self) -> dict[str, Any]:
-        """Return the round as a line of ``rounds.jsonl``."""
-        report, traffic = self.report, self.report.traffic
-        failed = [{"client": client, "reason": reason} for client, reason in sorted(report.failed.items())]
-        line: dict[str, Any] = {
-            "round": self.round,
-            "nodes": {"asked": len(report.asked), "answered": len(report.evaluations), "failed": failed},
-            "seconds": {stage: round(seconds, 3) for stage, seconds in self.seconds.items()},
-            "bytes": vars(traffic),
-            "server": figures(self.server, self.metric),
-            "clients": figures(report.clients, self.metric),
-            **self.details,
-        }
-        if by_level := report.clients_by_level:
-            line["clients_by_level"] = [
-                {"level": level, "clients": count, **figures(mean, self.metric)}
-                for level, (count, mean) in by_level.items()
-            ]
-        return line | {"final": True} if self.final else line
+    def record(self) -> RoundRecord:
+        """Return the record of the round, with what is known by now.
+
+        Raises
+        ------
+        FormatError
+            If what the method adds cannot be recorded.
+        """
+        report = self.report
+        failed = [Failure(client=client, reason=reason) for client, reason in sorted(report.failed.items())]
+        by_level = tuple(
+            LevelClients.of(level, count, mean, self.metric)
+            for level, (count, mean) in report.clients_by_level.items()
+        )
+        optional: dict[str, Any] = {"clients_by_level": by_level} if by_level else {}
+        if self.final:
+            optional["final"] = True
+        record = RoundRecord(
+            round=self.round,
+            nodes=Nodes(asked=len(report.asked), answered=len(report.evaluations), failed=tuple(failed)),
+            seconds={stage: round(seconds, 3) for stage, seconds in self.seconds.items()},
+            bytes=report.traffic,
+            server=Figures.of(self.server, self.metric),
+            clients=Figures.of(report.clients, self.metric),
+            **optional,
+        )
+        return record.with_details(self.details)
 
 
 class RoundHook(Protocol):
@@ -70,7 +79,7 @@ class RoundHook(Protocol):
 
 
 class RoundLoop:
-    """Runs rounds: send, take replies as they come until all are there or time is up, merge, hooks."""
+    """Runs rounds: send messages, take replies until all are there or time is up, aggregate, run hooks."""
 
     def __init__(
         self, strategy: MethodStrategy, grid: Grid, hooks: Sequence[RoundHook], clock: Clock
@@ -83,9 +92,9 @@ class RoundLoop:
         self._stopped = False
 
     def stop(self) -> None:
-        """Run no further round and write nothing more; called when the process is told to end.
+        """Run no further round and write nothing more; called when the process is asked to terminate.
 
-        It waits for a round that is just being written, unless it is called on the loop's own thread.
+        If a round is being written, this waits for it, unless it is called on the loop's own thread.
         """
         with self._writing:
             self._stopped = True

@@ -118,7 +118,7 @@ def _run(grid: Grid, federation: Federation, clock: Clock) -> None:
     done = _go_on(federation)
     log.info("Run folder: %s", folder.path)
     say_how_it_went = _Epilogue(federation)
-    early_stopping = EarlyStoppingHook(settings.early_stopping, folder.rounds(until=done))
+    early_stopping = EarlyStoppingHook(settings.early_stopping, folder.records(until=done))
     metrics = MetricsHook(folder, resumed_after=done)
     hooks: list[RoundHook] = [
         EvaluationHook(federation.method, federation.test, settings.evaluate_every, settings.num_rounds),
@@ -162,7 +162,7 @@ class _Epilogue:
             federation.settings,
             federation.kind,
             federation.side.num_classes,
-            federation.folder.rounds(),
+            federation.folder.records(),
             federation.roster.traffic,
             ending,
         )

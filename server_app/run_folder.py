@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import logging
 import os
 import re
 import secrets
@@ -11,10 +12,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Self
 
-from protocol.errors import ResumeError
+from protocol.errors import FormatError, ResumeError
 from protocol.files import write_atomically
+from protocol.formats import FileKind, checked, stamped
 from protocol.settings import RunSettings
 from protocol.values import split_source
+from server_app.round_record import RoundRecord
+
+log = logging.getLogger("flwr")
 
 FREE_TO_CHANGE = frozenset(
     {
@@ -76,7 +81,7 @@ class RunFolder:
         if settings.resume == "":
             return cls.create(settings)
         if settings.resume == "auto":
-            return cls._newest_alike(settings) or cls.create(settings)
+            return cls._newest_unfinished(settings) or cls.create(settings)
         folder = cls(Path(settings.resume).expanduser())
         if not folder.settings_file.is_file():
             raise ResumeError(f'resume = "{settings.resume}": there is no run folder at this path')
@@ -88,27 +93,64 @@ class RunFolder:
 
     def write_settings(self, settings: RunSettings) -> None:
         """Write the settings the run goes by from now on."""
-        text = json.dumps(settings.flat(), indent=2)
-        write_atomically(self.settings_file, text.encode())
+        content = stamped(FileKind.SETTINGS, settings.flat())
+        write_atomically(self.settings_file, json.dumps(content, indent=2).encode())
+
+    def kept_settings(self) -> dict[str, Any]:
+        """Return the settings the run went by, as `RunSettings.parse` reads them.
+
+        One that did not exist yet when the run was made has its default.
+
+        Raises
+        ------
+        ResumeError
+            If they are missing or damaged.
+        FormatError
+            If they are of a newer version.
+        """
+        return RunSettings().flat() | self._read(FileKind.SETTINGS, self.settings_file)
 
     def write_data_facts(self, facts: Mapping[str, Any]) -> None:
-        """Write what a reader must know of the data: classes, pool, how inputs are scaled."""
-        write_atomically(self.data_file, json.dumps(facts, indent=2).encode())
+        """Write what a reader must know of the data: classes, pool, normalisation statistics.
+
+        Raises
+        ------
+        ResumeError
+            If facts are here already, but damaged.
+        FormatError
+            If those that are here are of a newer version.
+        """
+        if self.data_file.exists():
+            self.data_facts()  # refuses to replace those of a newer version
+        content = stamped(FileKind.DATA_FACTS, facts)
+        write_atomically(self.data_file, json.dumps(content, indent=2).encode())
+
+    def data_facts(self) -> dict[str, Any]:
+        """Return what `write_data_facts` wrote.
+
+        Raises
+        ------
+        ResumeError
+            If it is missing or damaged.
+        FormatError
+            If it is of a newer version.
+        """
+        return self._read(FileKind.DATA_FACTS, self.data_file)
 
     def differences(self, settings: RunSettings) -> list[str]:
-        """Say which settings differ from the run's own, among those that may not change."""
-        old, new = json.loads(self.settings_file.read_text()), settings.flat()
+        """Return how settings differ from the run's own, a line for each that may not change."""
+        old, new = self.kept_settings(), settings.flat()
         keys = sorted((old.keys() | new.keys()) - FREE_TO_CHANGE)
         return [
-            f"{key} was {json.dumps(old.get(key))}, is {json.dumps(new.get(key))}"
+            f"{key} was {_shown(old, key)}, is {_shown(new, key)}"
             for key in keys
             if old.get(key) != new.get(key)
         ]
 
     def has_more(self, settings: RunSettings) -> bool:
-        """Tell whether the run did not come to its end, or is now asked for more rounds."""
+        """Tell whether rounds are left: the run is not finished, or is now given more rounds."""
         finished = self.models.is_dir()
-        planned: int = json.loads(self.settings_file.read_text())["num-rounds"]
+        planned: int = self.kept_settings()["num-rounds"]
         return not finished or settings.num_rounds > planned
 
     @contextmanager
@@ -118,53 +160,88 @@ class RunFolder:
         Raises
         ------
         ResumeError
-            If another process has it.
+            If another process runs in it.
         """
         with (self.path / "run.lock").open("w") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                raise ResumeError(f"{self.path}: this run is going on in another process") from error
+                raise ResumeError(f"{self.path}: this run is already running in another process") from error
             yield
 
-    def rounds(self, until: int | None = None) -> list[dict[str, Any]]:
-        """Return the lines of ``rounds.jsonl``; a last line that a crash cut off is left out."""
-        lines = []
-        for text in self.rounds_file.read_text().splitlines() if self.rounds_file.exists() else []:
+    def records(self, until: int | None = None) -> list[RoundRecord]:
+        """Return the records in ``rounds.jsonl``; a last line that a crash cut off is left out.
+
+        Parameters
+        ----------
+        until
+            The last round to return; None: all.
+
+        Raises
+        ------
+        FormatError
+            If a line is of a newer version, or no record of a round.
+        """
+        records = []
+        texts = self.rounds_file.read_text().splitlines() if self.rounds_file.exists() else []
+        for number, text in enumerate(texts, start=1):
             try:
-                lines.append(json.loads(text))
+                line = json.loads(text)
             except json.JSONDecodeError:
                 break
-        return [line for line in lines if until is None or line["round"] <= until]
+            records.append(RoundRecord.from_line(line, f"{self.rounds_file}, line {number}"))
+        return [record for record in records if until is None or record.round <= until]
+
+    def rounds(self) -> list[dict[str, Any]]:
+        """Return `records` as lines of ``rounds.jsonl`` hold them, for notebooks and benchmarks."""
+        return [record.line() for record in self.records()]
 
     def had_final_exchange(self) -> bool:
         """Tell whether the exchange after the last round is done."""
-        return any(line.get("final", False) for line in self.rounds()[-1:])
+        return any(record.final for record in self.records()[-1:])
 
-    def append_round(self, line: dict[str, Any]) -> None:
-        """Add a round's line."""
+    def append_round(self, record: RoundRecord) -> None:
+        """Add the record of a round."""
         with self.rounds_file.open("a") as file:
-            file.write(json.dumps(line, allow_nan=False) + "\n")
+            file.write(_as_text(record))
             file.flush()
             os.fsync(file.fileno())
 
     def forget_rounds_after(self, round: int) -> None:
-        """Drop the lines of rounds that no checkpoint stands for."""
-        lines = [json.dumps(line) + "\n" for line in self.rounds(until=round)]
-        write_atomically(self.rounds_file, "".join(lines).encode())
+        """Drop the records of later rounds, for which there is no checkpoint."""
+        texts = [_as_text(record) for record in self.records(until=round)]
+        write_atomically(self.rounds_file, "".join(texts).encode())
+
+    def _read(self, kind: FileKind, file: Path) -> dict[str, Any]:
+        """Read a JSON file of this folder."""
+        try:
+            return checked(kind, json.loads(file.read_text()), file)
+        except (OSError, ValueError) as error:
+            raise ResumeError(f"{file}: cannot be read: {error}") from error
 
     @classmethod
-    def _newest_alike(cls, settings: RunSettings) -> Self | None:
+    def _newest_unfinished(cls, settings: RunSettings) -> Self | None:
         """Find the newest unfinished run with these settings, if there is one."""
         paths = sorted(settings.output_path.glob("*/settings.json"), reverse=True)
-        for folder in (cls(path.parent) for path in paths):
-            if folder.checkpoints.is_dir() and not folder.differences(settings) and folder.has_more(settings):
-                return folder
+        for folder in (cls(path.parent) for path in paths if (path.parent / "checkpoint").is_dir()):
+            try:
+                if not folder.differences(settings) and folder.has_more(settings):
+                    return folder
+            except (ResumeError, FormatError) as error:  # of another run, perhaps: it must not stop this one
+                log.warning('resume = "auto": left out a run that cannot be resumed: %s', error)
         return None
 
 
+def _shown(settings: Mapping[str, Any], key: str) -> str:
+    return json.dumps(settings[key]) if key in settings else "not set"
+
+
+def _as_text(record: RoundRecord) -> str:
+    return json.dumps(record.line(), allow_nan=False) + "\n"
+
+
 def _short(source: str) -> str:
-    """Return what of a data set's name can be part of a folder's."""
+    """Return a data set's name, shortened to what a folder's name may hold."""
     place, _ = split_source(source)
     path = Path(place)
     names = [path.parent.name, path.stem] if path.suffix else [path.name]  # …/fashion-mnist/train.parquet

@@ -8,6 +8,7 @@ from pathlib import Path
 from torch import Tensor
 
 from models import load_weights, save_weights
+from protocol.formats import FileKind
 
 _FILE = re.compile(r"round-(\d{6})\.safetensors")
 _KEPT = 2
@@ -49,9 +50,8 @@ class StateStore:
         """Write the state after a round, then drop the states that nothing can ask for any more."""
         self.folder.mkdir(parents=True, exist_ok=True)
         weights = {_WEIGHTS + name: tensor for name, tensor in state.weights.items()}
-        save_weights(
-            self._file(state.round), {**weights, **state.extra}, {**state.facts, _MODEL: state.model}
-        )
+        facts = {**state.facts, _MODEL: state.model}
+        save_weights(self._file(state.round), {**weights, **state.extra}, facts, FileKind.CLIENT_STATE)
         for kept in self._rounds():
             if kept > state.round:
                 self._file(kept).unlink()
@@ -59,7 +59,7 @@ class StateStore:
             self._file(kept).unlink()
 
     def _load(self, round: int) -> ClientState:
-        tensors, facts = load_weights(self._file(round))
+        tensors, facts = load_weights(self._file(round), FileKind.CLIENT_STATE)
         weights = {
             name.removeprefix(_WEIGHTS): tensors.pop(name)
             for name in list(tensors)

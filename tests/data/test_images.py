@@ -1,3 +1,4 @@
+import dataclasses
 import io
 import json
 import logging
@@ -13,6 +14,7 @@ from PIL import Image
 from data.images import Conversion, cache_folder, in_memory, prepare, read_image
 from data.rows import ArrayImages
 from protocol.errors import DataError
+from protocol.formats import FORMATS, FileKind
 from tests.data.on_disk import COLOUR, GREY, NO_IMAGE, PNGS, encoded
 
 ALL = torch.arange(6)
@@ -63,6 +65,18 @@ def folders():
 
 
 # --- what is read --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("change", [1, -1], ids=["newer", "older"])
+def test_images_that_a_program_of_another_format_prepared_are_not_used(change, monkeypatch):
+    with monkeypatch.context() as patch:
+        known = FORMATS[FileKind.IMAGES]
+        patch.setitem(FORMATS, FileKind.IMAGES, dataclasses.replace(known, version=known.version + change))
+        prepared(PNGS)
+    others = folders()
+    prepared(PNGS)
+    assert set(folders()) > set(others)
+    assert len(folders()) == 2
 
 
 def test_grey_images_are_read_to_their_pixels():

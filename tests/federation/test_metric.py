@@ -48,7 +48,7 @@ def test_ordered_classes_are_graded_by_level_exit_and_together(tmp_path: Path) -
     graded = [level["grades"] for level in line["levels"]] + line["grades"]["exits"]
     assert all(list(each) == figures for each in [*graded, line["grades"]["ensemble"]])
     last = f"{100 * line['ensemble']:.1f} % {line['grades']['ensemble']['macro_f1']:.3f}"
-    assert f"whole network, exits together {last}" in words(folder)
+    assert f"whole network, ensemble of exits {last}" in words(folder)
     assert "<h2>Grades</h2>" in folder.report_file.read_text()
 
 

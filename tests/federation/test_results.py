@@ -56,14 +56,13 @@ def folder(grid: InProcessGrid, run_settings: RunSettings) -> RunFolder:
 
 
 def test_settings_are_kept_as_they_were(folder: RunFolder, run_settings: RunSettings) -> None:
-    kept = json.loads(folder.settings_file.read_text())
-    assert kept == run_settings.flat()
-    assert RunSettings.parse(kept) == run_settings
+    assert json.loads(folder.settings_file.read_text()) == {"format": 1, **run_settings.flat()}
+    assert RunSettings.parse(folder.kept_settings()) == run_settings
 
 
 def test_a_line_has_exactly_the_promised_keys(folder: RunFolder) -> None:
     *rounds, final = folder.rounds()
-    promised = ["round", "nodes", "seconds", "bytes", "server", "clients"]
+    promised = ["format", "round", "nodes", "seconds", "bytes", "server", "clients"]
     assert [list(line) for line in rounds] == [promised] * ROUNDS
     assert list(final) == [*promised, "final"]
     for line in folder.rounds():

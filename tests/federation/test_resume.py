@@ -194,7 +194,7 @@ def test_auto_takes_a_run_that_stopped_early_for_finished(tmp_path: Path) -> Non
 
 
 def test_a_folder_that_another_process_runs_in_is_refused(stopped: RunFolder) -> None:
-    with stopped.lock(), pytest.raises(ResumeError, match="going on in another process"):
+    with stopped.lock(), pytest.raises(ResumeError, match="already running in another process"):
         go_on(stopped)
 
 

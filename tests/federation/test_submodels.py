@@ -108,7 +108,7 @@ def test_the_table_and_the_report_show_levels_and_exits(runs: Runs) -> None:
     assert f"accuracy of the server, mean over levels {100 * last['server']['accuracy']:.1f} %" in words
     levels = ", ".join(f"{figures['level']}: {100 * figures['accuracy']:.1f} %" for figures in last["levels"])
     assert f"accuracy of the server by level {levels}" in words
-    assert f"accuracy of the whole network, exits together {100 * last['ensemble']:.1f} %" in words
+    assert f"accuracy of the whole network, ensemble of exits {100 * last['ensemble']:.1f} %" in words
     assert "from confidence 0.8" in words
     assert "against DS-FL" not in words
     assert folder.report_file.read_text().count("<svg") == 2

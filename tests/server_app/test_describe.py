@@ -46,7 +46,7 @@ def test_a_level_that_is_not_there_is_refused(run, images, capsys):
 def test_a_network_that_only_sees_is_refused(tmp_path, images, capsys):
     folder = run_quickly(tmp_path / "runs", 2, strategy="scalefl", model="elastic-cnn", num_rounds=1)
     assert main([str(folder.path), "--level", "1", *images]) == 1
-    assert 'model = "elastic-cnn": says nothing' in capsys.readouterr().err
+    assert 'model = "elastic-cnn": cannot generate text' in capsys.readouterr().err
 
 
 def test_images_are_read_as_those_that_were_learned_from(run, tmp_path, capsys):

@@ -16,6 +16,7 @@ from data import load_public_pool, load_server_test, load_shared
 from models import load_weights
 from models.elastic import ElasticNetwork
 from protocol.errors import ResumeError, SettingsError
+from protocol.formats import FORMATS, FileKind
 from protocol.settings import RunSettings
 from server_app.checkpoint import CheckpointStore
 from server_app.export import export, load_submodel, main
@@ -40,7 +41,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
 
 
 def settings_of(folder: RunFolder) -> RunSettings:
-    return RunSettings.parse(json.loads(folder.settings_file.read_text()))
+    return RunSettings.parse(folder.kept_settings())
 
 
 def calibrated(folder: RunFolder, level: int) -> ElasticNetwork:
@@ -80,7 +81,7 @@ def test_an_exported_submodel_answers_bit_for_bit_as_the_one_that_was_scored(
 
 def test_a_file_says_what_it_holds(folder: RunFolder, tmp_path: Path) -> None:
     export(folder.path, 2, tmp_path / "level")
-    _, text = load_weights(tmp_path / "level")
+    _, text = load_weights(tmp_path / "level", FileKind.EXPORT)
     facts = {name: json.loads(value) for name, value in text.items()}
     shape = submodels_of(settings_of(folder), (1, 8, 8), 10).shape(2)
     assert facts.pop("settings") == settings_of(folder).flat()
@@ -108,7 +109,7 @@ def test_every_kind_of_submodel_can_be_exported(strategy: str, tmp_path: Path) -
 
 
 def test_a_file_that_was_not_exported_is_refused(folder: RunFolder, tmp_path: Path) -> None:
-    with pytest.raises(ResumeError, match="holds no exported submodel"):
+    with pytest.raises(ResumeError, match="not an exported submodel"):
         load_submodel(folder.models / "server.safetensors")
     with pytest.raises(ResumeError, match="nothing"):
         load_submodel(tmp_path / "nothing")
@@ -133,6 +134,7 @@ def test_an_onnx_file_answers_batches_of_any_size_as_the_submodel(
         torch.testing.assert_close(torch.from_numpy(logits), expected, rtol=0, atol=1e-4)
     facts = session.get_modelmeta().custom_metadata_map
     assert (facts["model"], facts["level"], facts["round"]) == ("elastic-cnn", str(level), "2")
+    assert facts["motley-format"] == str(FORMATS[FileKind.EXPORT].version)
     assert [path.name for path in tmp_path.iterdir()] == ["level.onnx"]
 
 
@@ -140,7 +142,7 @@ def test_an_onnx_file_answers_batches_of_any_size_as_the_submodel(
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ResumeError, match="is no run's folder"):
+    with pytest.raises(ResumeError, match="not the folder of a run"):
         export(tmp_path, 1, tmp_path / "level")
 
 
@@ -174,7 +176,7 @@ def test_a_run_without_submodels_is_refused(folder: RunFolder, tmp_path: Path) -
 
 def test_a_run_without_anything_to_calibrate_on_is_refused(folder: RunFolder, tmp_path: Path) -> None:
     other = changed(folder, tmp_path / "copy", scalefl__calibration="none")
-    with pytest.raises(SettingsError, match="there is nothing to calibrate the norms on"):
+    with pytest.raises(SettingsError, match="there are no samples to compute normalisation statistics on"):
         export(other, 1, tmp_path / "level")
 
 

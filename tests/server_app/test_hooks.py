@@ -11,6 +11,7 @@ from data.inputs import TensorInputs
 from protocol.messages import Evaluation
 from protocol.settings import EarlyStoppingSettings
 from server_app.hooks import EarlyStoppingHook, EvaluationHook
+from server_app.round_record import Figures
 from server_app.round_report import RoundReport
 from server_app.rounds import RoundOutcome
 from strategies.method import Score
@@ -29,7 +30,7 @@ def outcome(
 def stops_after(accuracies: list[float | None], past: int = 0, **settings: Any) -> int | None:
     """Return the round after which a run with these accuracies of the clients is stopped."""
     outcomes = [outcome(number, accuracy) for number, accuracy in enumerate(accuracies, start=1)]
-    hook = EarlyStoppingHook(EarlyStoppingSettings(**settings), [each.line() for each in outcomes[:past]])
+    hook = EarlyStoppingHook(EarlyStoppingSettings(**settings), [each.record() for each in outcomes[:past]])
     for each in outcomes[past:]:
         hook.after_round(each)
         if each.stop:
@@ -58,7 +59,7 @@ def test_a_resumed_run_remembers_its_best_round() -> None:
 
 
 def test_a_run_that_was_over_is_over_when_resumed() -> None:
-    past = [outcome(number, 0.5).line() for number in (1, 2, 3)]
+    past = [outcome(number, 0.5).record() for number in (1, 2, 3)]
     assert EarlyStoppingHook(EarlyStoppingSettings(patience=2), past).reason() == (
         "clients-accuracy has not improved for 2 rounds (best 0.5000 in round 1)"
     )
@@ -108,21 +109,21 @@ def test_the_model_is_scored_as_often_as_asked_and_after_the_last_round(
     assert [each.round for each in outcomes if "evaluate" in each.seconds] == scored
 
 
-def test_what_a_method_tells_beside_its_figures_stands_in_the_line() -> None:
-    (only,) = scored_in(1, 1, Score(Evaluation(0.75, 1.0, 8), {"levels": [{"level": 1}]}))
-    line = only.line()
-    assert line["server"] == {"accuracy": 0.75, "loss": 1.0}
-    assert line["levels"] == [{"level": 1}]
+def test_what_a_method_adds_to_its_figures_is_recorded() -> None:
+    (only,) = scored_in(1, 1, Score(Evaluation(0.75, 1.0, 8), {"clusters": [3, 5]}))
+    record = only.record()
+    assert record.server == Figures(accuracy=0.75, loss=1.0)
+    assert record.details == {"clusters": [3, 5]}
 
 
 def test_a_server_without_test_samples_scores_nothing() -> None:
     method: Any = SimpleNamespace(score=lambda test: pytest.fail("there is nothing to score on"))
     each = outcome(1, 0.5)
     EvaluationHook(method, None, 1, 1).after_round(each)
-    assert each.line()["server"] == {"accuracy": None, "loss": None}
+    assert each.record().server == Figures(accuracy=None, loss=None)
     assert each.seconds == {}
 
 
 def test_a_method_that_has_nothing_to_score_leaves_the_figures_empty() -> None:
     (only,) = scored_in(1, 1, None)
-    assert only.line()["server"] == {"accuracy": None, "loss": None}
+    assert only.record().server == Figures(accuracy=None, loss=None)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from learning.metrics import metric_of
 from protocol.messages import Evaluation
 from protocol.settings import RunSettings
 from server_app.hooks import MetricsHook
@@ -22,7 +23,7 @@ def outcome(**changes: Any) -> RoundOutcome:
 
 
 def test_a_line_without_a_metric_has_accuracy_and_loss_alone() -> None:
-    line = outcome().line()
+    line = outcome().record().line()
     for figures in (line["server"], line["clients"]):
         assert list(figures) == ["accuracy", "loss"]
     assert [list(level) for level in line["clients_by_level"]] == [
@@ -31,7 +32,7 @@ def test_a_line_without_a_metric_has_accuracy_and_loss_alone() -> None:
 
 
 def test_a_line_has_the_metric_beside_them() -> None:
-    line = outcome(metric="auroc").line()
+    line = outcome(metric=metric_of("auroc")).record().line()
     assert line["server"] == {"accuracy": 0.5, "loss": 1.0, "metric": 0.8125}
     assert line["clients"]["metric"] == 0.25
     assert [level["metric"] for level in line["clients_by_level"]] == [0.25, None]
@@ -46,11 +47,11 @@ def test_a_line_has_the_metric_beside_them() -> None:
     ],
 )
 def test_the_line_for_people_names_the_metric(
-    metric: Any, figures: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    metric: str, figures: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     hook = MetricsHook(RunFolder.create(RunSettings.parse({"output-dir": str(tmp_path)})))
     with caplog.at_level(logging.INFO, "flwr"):
-        hook.after_round(outcome(metric=metric))
+        hook.after_round(outcome(metric=metric_of(metric)))
     hook.close()
     assert caplog.messages == [
         f"Round 1: 2/2 clients, accuracy server 50.0 % clients 62.5 %, {figures}wire 0.0 kB up 0.0 kB down"
