@@ -21,11 +21,10 @@ from typing import Any
 from flwr.common.config import flatten_dict
 from matplotlib.figure import Figure
 
+from benchmarks.kept_runs import run_once
 from benchmarks.submodels import parse_change
 from protocol.ledger import Traffic
 from protocol.settings import RunSettings
-from server_app.run_folder import RunFolder
-from simulation.run import grid_for, run_over
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 ROWS: Mapping[str, Mapping[str, Any]] = {
@@ -33,6 +32,8 @@ ROWS: Mapping[str, Mapping[str, Any]] = {
     "FedAvg": {"strategy": "fedavg"},
     "Individual": {"strategy": "individual"},
 }
+OF_LABELS = ("distillation.", "scarlet.")
+"""Tables of settings that only SCARLET reads; others would refuse them as idle."""
 LAST = 3
 """How many evaluations, the last ones, a figure is the mean of."""
 PATHS = ("data.source", "data.test-source", "public.source")
@@ -57,6 +58,8 @@ class Cell:
         recipe = flatten_dict(tomllib.loads((RECIPES / f"scarlet-{self.recipe}.toml").read_text()))
         paths = {key: str(self.data / Path(str(recipe[key])).name) for key in PATHS if key in recipe}
         own = {"seed": self.seed, "output-dir": str(output / self.name), "resume": "auto", "device": "cpu"}
+        if self.row != "SCARLET":
+            recipe = {key: value for key, value in recipe.items() if not key.startswith(OF_LABELS)}
         return RunSettings.parse(
             {**recipe, **paths, **ROWS[self.row], **dict(map(parse_change, self.changes)), **own}
         )
@@ -69,10 +72,7 @@ class Cell:
 
 def run_cell(cell: Cell, output: Path) -> Lines:
     """Run one cell, or go on with it, or read what it came to before."""
-    finished = [RunFolder(models.parent) for models in (output / cell.name).glob("*/models")]
-    settings = cell.settings(output)
-    folder = finished[0] if finished else run_over(grid_for(settings, cell.clients), settings)
-    return folder.rounds()
+    return run_once(cell.settings(output), cell.clients).rounds()
 
 
 def rows(results: Mapping[Cell, Lines]) -> Iterator[str]:

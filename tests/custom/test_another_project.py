@@ -71,16 +71,12 @@ from hospital.client import app as client
 from hospital.server import app as server
 from protocol.errors import SettingsError
 from protocol.settings import RunSettings
-from simulation.clock import SimulatedClock
-from simulation.grid import InProcessGrid
-from simulation.run import run_over
+from simulation.run import simulate
 from strategies import compose
 
 assert isinstance(server, ServerApp) and isinstance(client, ClientApp)
 settings = RunSettings.parse({**json.loads(sys.argv[1]), "output-dir": sys.argv[2]})
-grid = InProcessGrid(client, SimulatedClock())
-grid.add_simulated_nodes(settings.flat(), 2)
-rounds = run_over(grid, settings).rounds()
+rounds = simulate(settings, clients=2, app=client).rounds()
 refused = ""
 try:
     compose(RunSettings.parse({"train.loss": "hospital.losses:mine"}))

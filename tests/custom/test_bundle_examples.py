@@ -33,13 +33,12 @@ SCRIPT = """
 import json, sys, tempfile, traceback
 import custom, protocol
 from protocol.settings import RunSettings
-from simulation.run import grid_for, run_over
+from simulation.run import simulate
 
 found = {"custom": custom.__file__, "protocol": protocol.__file__}
 for name, config in json.loads(sys.argv[1]).items():
     settings = RunSettings.parse({**config, "output-dir": tempfile.mkdtemp(dir=sys.argv[2])})
-    folder = run_over(grid_for(settings, 3), settings)
-    found[name] = folder.rounds()
+    found[name] = simulate(settings, clients=3).rounds()
 print("FOUND" + json.dumps(found))
 """
 QUICK = {"num-rounds": 2, "train.epochs": 1, "public.size": 120, "public.subset-size": 40, "data.alpha": 10.0}
