@@ -82,7 +82,7 @@ class Carried:
 def measure(run: RunSettings, model: str, data: ClientData, device: torch.device) -> list[Need]:
     """Measure what a training step takes at each level of an elastic network, the smallest first."""
     input_shape, classes = data.train.input_shape, data.num_classes
-    require_inputs(model, input_shape, run)
+    require_inputs(model, input_shape, run, data.train.inputs.kind)
     design = elastic_design(model, run)
     levels = plan_levels(run.levels, design, input_shape, classes)
     batch = torch.arange(min(run.train.batch_size, len(data.train)))

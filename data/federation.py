@@ -23,8 +23,9 @@ from data.sources import Source, load_source
 from data.units import Units
 from protocol.errors import DataError
 from protocol.randomness import torch_generator
-from protocol.settings import DataSettings, PublicSettings, RunSettings, TextSettings
-from protocol.values import NODES
+from protocol.references import is_reference
+from protocol.settings import DEFAULTS, DataSettings, PublicSettings, RunSettings, TextSettings
+from protocol.values import NODES, split_source
 
 log = logging.getLogger("flwr")
 
@@ -136,7 +137,14 @@ def load_server_test(settings: RunSettings) -> Samples | None:
     """
     shared, data = load_shared(settings), settings.data
     if data.test_source:
-        source = load_source("data.test-source", data.test_source, data, shared.input_shape, shared.classes)
+        source = load_source(
+            "data.test-source",
+            data.test_source,
+            data,
+            shared.input_shape,
+            shared.classes,
+            run=_asked_by(settings, data.test_source),
+        )
         if data.server_test_size > len(source):
             raise DataError(
                 f"data.server-test-size = {data.server_test_size}: must be at most {len(source)}, the number "
@@ -203,7 +211,7 @@ def load_own_data(settings: RunSettings, path: str, public_path: str, client: st
     settings
         The run's settings.
     path
-        Path of the data, as `read_rows` opens it.
+        Path of the data, as `read_rows` opens it, or a reference.
     public_path
         Path of the public pool on this machine; empty: that of ``public.source``.
     client
@@ -223,7 +231,14 @@ def load_own_data(settings: RunSettings, path: str, public_path: str, client: st
     shared = load_shared(settings, public_path)
     shape, classes = shared.input_shape, shared.classes
     source = load_source(
-        "data-path", path, data, shape, classes, keys=("group",), max_samples=data.max_samples
+        "data-path",
+        path,
+        data,
+        shape,
+        classes,
+        keys=("group",),
+        max_samples=data.max_samples,
+        run=_asked_by(settings, path),
     )
     units = units_of(source)
     order = torch.randperm(len(units), generator=torch_generator(settings.seed, "own-data", client=client))
@@ -298,27 +313,40 @@ class _DataKey:
     pretrained: str
     seed: int
     public_path: str
+    run: RunSettings
+    """All settings, if user code is called, which may read any; otherwise the defaults."""
 
     @classmethod
     def of(cls, run: RunSettings, public_path: str) -> Self:
-        return cls(run.data, run.public, run.text, run.pretrained, run.seed, public_path)
+        whole = _asked_by(run, run.data.source, run.public.source, public_path)
+        return cls(run.data, run.public, run.text, run.pretrained, run.seed, public_path, whole)
+
+
+def _asked_by(run: RunSettings, *sources: str) -> RunSettings:
+    """Return the run's settings if a source is a reference, otherwise the defaults, the same for all runs."""
+    return run if any(is_reference(split_source(source)[0]) for source in sources) else DEFAULTS
 
 
 @functools.lru_cache(maxsize=4)
 def _shared(data_key: _DataKey) -> Shared:
-    data, public, seed, public_path = data_key.data, data_key.public, data_key.seed, data_key.public_path
+    data, public, seed = data_key.data, data_key.public, data_key.seed
     if data.source == NODES:
         classes = _declared_classes(data)
-        pool = _pool_source(data, public, public_path, None)
+        pool = _pool_source(data_key, None)
         source = parts = None
     else:
         source = load_source(
-            "data.source", data.source, data, keys=("site", "group"), max_samples=data.max_samples
+            "data.source",
+            data.source,
+            data,
+            keys=("site", "group"),
+            max_samples=data.max_samples,
+            run=data_key.run,
         )
         assert source.classes is not None
         classes, parts = source.classes, split_parts(source, data, public, seed)
         shape = source.content.shape if isinstance(source.content, Images) else None
-        pool = _pool_source(data, public, public_path, shape) if public.source else source
+        pool = _pool_source(data_key, shape) if public.source else source
     rows = _pool_rows(pool, public, parts, seed)
     form = fit_form(pool, rows, data, data_key.text, data_key.pretrained)
     public_pool = PublicPool(inputs_of(pool, rows, form), digest_of(pool, rows, form))
@@ -334,16 +362,15 @@ def _declared_classes(data: DataSettings) -> Classes:
     return Classes.declared(data.classes)
 
 
-def _pool_source(
-    data: DataSettings, public: PublicSettings, path: str, image_shape: tuple[int, ...] | None
-) -> Source:
+def _pool_source(data_key: _DataKey, image_shape: tuple[int, ...] | None) -> Source:
+    public, path = data_key.public, data_key.public_path
     if not public.source:
         raise DataError(
             f'public.source = "": with data.source = "{NODES}" there is nothing to cut the public pool from; '
             "name a data set that every party has"
         )
     setting, place = ("public-path", path) if path else ("public.source", public.source)
-    return load_source(setting, place, data, image_shape, labelled=False)
+    return load_source(setting, place, data_key.data, image_shape, labelled=False, run=data_key.run)
 
 
 def _pool_rows(pool: Source, public: PublicSettings, parts: Parts | None, seed: int) -> Tensor:

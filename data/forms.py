@@ -10,6 +10,7 @@ from typing import assert_never
 
 from torch import Tensor
 
+from data.arrays import ArrayForm, Arrays
 from data.images import ImageForm, Images
 from data.inputs import Inputs
 from data.sources import DIGITS, Source
@@ -18,7 +19,7 @@ from data.texts import TextForm, Texts
 from protocol.errors import DataError
 from protocol.settings import DataSettings, TextSettings
 
-Form = ImageForm | TableForm | TextForm
+Form = ImageForm | TableForm | TextForm | ArrayForm
 
 _KINDS: Mapping[type, str] = {
     Images: "images",
@@ -27,6 +28,8 @@ _KINDS: Mapping[type, str] = {
     TableForm: "a table",
     Texts: "texts",
     TextForm: "texts",
+    Arrays: "arrays",
+    ArrayForm: "arrays",
 }
 
 
@@ -65,6 +68,8 @@ def fit_form(
             return pool.content.fit(rows)
         case Texts():
             return pool.content.fit(rows, text, pretrained)
+        case Arrays():
+            return pool.content.fit()
         case _:
             assert_never(pool.content)
 
@@ -110,19 +115,25 @@ def inputs_of(source: Source, rows: Tensor, form: Form) -> Inputs:
     """
     match source.content, form:
         case Images() as images, ImageForm():
-            if images.shape != form.shape:  # all but digits were converted
-                raise DataError(
-                    f"{source.name} has images of {images.shape}, the public pool has {form.shape}"
-                )
+            _require_shape(source, images.shape, form.shape)  # all but digits were converted
             return images.inputs(rows, form)
         case Table() as table, TableForm():
             try:
                 return table.inputs(rows, form)
             except DataError as error:
                 raise DataError(f"{source.name}: {error}") from error
+        case Arrays() as arrays, ArrayForm():
+            _require_shape(source, arrays.shape, form.shape)
+            return arrays.inputs(rows)
         case Texts() as texts, TextForm():
             return texts.inputs(rows, form)
     raise DataError(
         f"{source.name} holds {_KINDS[type(source.content)]}, the public pool {_KINDS[type(form)]}: both "
         "must be of the same kind"
     )
+
+
+def _require_shape(source: Source, shape: tuple[int, ...], pool: tuple[int, ...]) -> None:
+    if shape != pool:
+        kind = _KINDS[type(source.content)]
+        raise DataError(f"{source.name} has {kind} of {shape}, the public pool has {pool}")

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from data.inputs import PixelInputs
-from data.rows import ImageRows, decoded
+from data.rows import GREY, ImageRows, decoded
 from protocol.errors import DataError
 from protocol.formats import FORMATS, FileKind
 
@@ -353,4 +353,4 @@ def _named(unreadable: Sequence[tuple[str, str]]) -> str:
 
 
 def _is_colour(image: "Image") -> bool:
-    return image.mode not in ("1", "L", "LA")
+    return image.mode not in GREY

@@ -7,6 +7,8 @@ from typing import Protocol, Self
 import torch
 from torch import Tensor
 
+from protocol.values import InputKind
+
 CPU = torch.device("cpu")
 MOST_COPIED_BYTES = 2**30
 """Pixels of at most so many bytes are copied to a GPU; more than that stay in the file mapped into memory."""
@@ -14,6 +16,10 @@ MOST_COPIED_BYTES = 2**30
 
 class Inputs(Protocol):
     """The inputs of some samples: indexing with int64 indices gives a batch, ready for a network."""
+
+    @property
+    def kind(self) -> InputKind:
+        """What one sample's input is, which its shape alone does not tell."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -51,9 +57,19 @@ class TensorInputs:
     ----------
     values
         Float32 tensor of shape (N, *shape).
+    arrays
+        Whether they are arrays such as series, not a table's rows or images.
     """
 
     values: Tensor
+    arrays: bool = False
+
+    @property
+    def kind(self) -> InputKind:
+        """What one sample's input is."""
+        if self.arrays:
+            return "arrays"
+        return "images" if len(self.shape) == 3 else "numbers"
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -73,11 +89,11 @@ class TensorInputs:
 
     def take(self, indices: Tensor) -> Self:
         """Return the inputs at ``indices``."""
-        return type(self)(self[indices])
+        return replace(self, values=self[indices])
 
     def to(self, device: torch.device | str) -> Self:
         """Return the same inputs on ``device``."""
-        return type(self)(self.values.to(device))
+        return replace(self, values=self.values.to(device))
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,6 +117,11 @@ class PixelInputs:
     mean: Tensor
     deviation: Tensor
     device: torch.device = CPU
+
+    @property
+    def kind(self) -> InputKind:
+        """What one sample's input is."""
+        return "images"
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -148,6 +169,11 @@ class TokenInputs:
     tokens: Tensor
     lengths: Tensor
     shape: tuple[int, ...]
+
+    @property
+    def kind(self) -> InputKind:
+        """What one sample's input is."""
+        return "texts"
 
     @property
     def device(self) -> torch.device:

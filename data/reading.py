@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from data.arrays import Arrays
 from data.objects import JSON_LINES_SUFFIX, JSON_SUFFIX, read_objects
-from data.rows import ArrayImages
+from data.rows import ArrayImages, ImageRows
 from protocol.errors import DataError
 from protocol.values import split_source
 
@@ -38,15 +39,18 @@ class Rows:
     ----------
     table
         Its columns, mapped into memory, so that only what is read takes memory.
-    arrays
-        Its images, if they are not a column of the table.
+    content
+        Its images or arrays, if they are not a column of the table.
     folder
         Folder that file names in the table are relative to.
+    own
+        Whether the rows come from user code, where the table's fingerprint does not identify its content.
     """
 
     table: "Dataset"
-    arrays: ArrayImages | None = None
+    content: ImageRows | Arrays | None = None
     folder: Path = Path()
+    own: bool = False
 
 
 def read_rows(source: str, where: str) -> Rows:
@@ -69,7 +73,7 @@ def read_rows(source: str, where: str) -> Rows:
     place, split = split_source(source)
     path = Path(place).expanduser()
     if not path.is_absolute():
-        return Rows(_chosen(_from_hub(place, where), split, where))
+        return Rows(one_split(_from_hub(place, where), split, where))
     if place.startswith(_PLACEHOLDER):
         raise DataError(
             f"{where}: this is a recipe's placeholder; replace it by the path of your copy "
@@ -80,7 +84,7 @@ def read_rows(source: str, where: str) -> Rows:
     if path.is_dir() and (found := _torchvision_sets(path)):
         return _from_torchvision(found, split or _TRAIN, where)
     folder = path if path.is_dir() else path.parent
-    return Rows(_chosen(_from_disk(path, where), split, where), folder=folder)
+    return Rows(one_split(_from_disk(path, where), split, where), folder=folder)
 
 
 def _from_disk(path: Path, where: str) -> Any:  # noqa: ANN401
@@ -159,7 +163,7 @@ def _offline() -> Iterator[None]:
         config.HF_HUB_OFFLINE = before
 
 
-def _chosen(found: Any, split: str, where: str) -> "Dataset":  # noqa: ANN401
+def one_split(found: Any, split: str, where: str) -> "Dataset":  # noqa: ANN401
     """Return one split of what was loaded: the one asked for, otherwise ``train``, otherwise the only one."""
     from datasets import Dataset
 

@@ -3,16 +3,23 @@
 import hashlib
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from protocol.errors import DataError
+
 if TYPE_CHECKING:
     from datasets import Dataset
     from PIL.Image import Image
+
+
+GREY = ("1", "L", "LA")
+"""Pillow's names of pixels without colour."""
+_HASHED_AT_ONCE = 100
 
 
 class ImageRows(Protocol):
@@ -44,15 +51,19 @@ class EncodedImages:
         Where the images or the names of their files are.
     folder
         Folder that file names are relative to.
+    by_content
+        Whether the fingerprint is computed from all images, because the data set's own may stay the same when
+        an image changes, or change when none does.
     """
 
-    def __init__(self, dataset: "Dataset", column: str, folder: Path) -> None:
+    def __init__(self, dataset: "Dataset", column: str, folder: Path, by_content: bool = False) -> None:
         from datasets import Image
 
         self._column = dataset.select_columns([column]).cast_column(column, Image(decode=False))
         self._name = column
         self._folder = folder
-        self.fingerprint = f"{dataset._fingerprint} {column} {_state_of(self._files())}"
+        stored = self._digest() if by_content else f"{dataset._fingerprint} {column}"
+        self.fingerprint = f"{stored} {_state_of(self._files())}"
 
     def __len__(self) -> int:
         return len(self._column)
@@ -73,6 +84,14 @@ class EncodedImages:
     def decode(self, content: bytes) -> "Image":
         """Decode them, and rotate the image as its EXIF orientation says."""
         return decoded(content)
+
+    def _digest(self) -> str:
+        """Return what changes with any image inside the data set, and with the name of any outside."""
+        digest = hashlib.blake2b(digest_size=16)
+        for batch in self._column.with_format("arrow").iter(_HASHED_AT_ONCE):
+            for cell in batch.column(self._name).to_pylist():
+                _add(digest, (cell and cell["bytes"]) or repr(cell).encode())
+        return digest.hexdigest()
 
     def _files(self) -> Iterator[Path]:
         """Yield the files of the images that are not stored in the data set itself."""
@@ -119,6 +138,53 @@ class ArrayImages:
 
         shape = self._pixels.shape[1:]
         return Image.fromarray(np.frombuffer(content, dtype=np.uint8).reshape(shape))
+
+
+class HeldImages:
+    """Images that came as pixels, each as `pixels_of` writes it; the fingerprint is their digest."""
+
+    def __init__(self, contents: Sequence[bytes]) -> None:
+        digest = hashlib.blake2b(digest_size=16)
+        for content in contents:
+            _add(digest, content)
+        self._contents = contents
+        self.fingerprint = f"pixels {digest.hexdigest()}"
+
+    def __len__(self) -> int:
+        return len(self._contents)
+
+    def name(self, row: int) -> str:
+        """Return the number of the row."""
+        return f"row {row}"
+
+    def content(self, row: int) -> bytes:
+        """Return the pixels, after their size."""
+        return self._contents[row]
+
+    def decode(self, content: bytes) -> "Image":
+        """Put the pixels in their shape."""
+        return decoded(content)
+
+
+def pixels_of(image: "Image") -> bytes:
+    """Write an image as PPM: its size and its pixels, grey or in colour, and nothing that a library chooses.
+
+    Raises
+    ------
+    DataError
+        If its pixels have not 8 bits.
+    """
+    if image.mode.startswith(("I", "F")):
+        raise DataError(f"an image's pixels are {image.mode}, they must have 8 bits: scale them to 0..255")
+    file = io.BytesIO()
+    image.convert("L" if image.mode in GREY else "RGB").save(file, "PPM")
+    return file.getvalue()
+
+
+def _add(digest: "hashlib.blake2b", content: bytes) -> None:
+    """Add some bytes so that they cannot be taken for parts of their neighbours."""
+    digest.update(len(content).to_bytes(8, "little"))
+    digest.update(content)
 
 
 def _state_of(files: Iterator[Path]) -> str:

@@ -3,28 +3,30 @@
 import functools
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from data.arrays import Arrays, arrays_of_column, is_array_column
 from data.classes import Classes, as_text, is_empty
 from data.columns import Roles
 from data.images import Conversion, Images, in_memory, prepare
+from data.own import read_own_rows
 from data.reading import Rows, read_rows
 from data.rows import EncodedImages
 from data.tables import Table
 from data.texts import Texts
 from protocol.errors import DataError
-from protocol.settings import DataSettings
-from protocol.values import split_names
+from protocol.references import is_reference
+from protocol.settings import DEFAULTS, DataSettings, RunSettings
+from protocol.values import split_names, split_source
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-Content = Images | Table | Texts
+Content = Images | Table | Texts | Arrays
 
 DIGITS = "digits"
 _UNUSED_BY_DIGITS = (
@@ -97,6 +99,7 @@ def load_source(
     labelled: bool = True,
     keys: tuple[str, ...] = (),
     max_samples: int = 0,
+    run: RunSettings = DEFAULTS,
 ) -> Source:
     """Load a data set, once per process.
 
@@ -105,7 +108,7 @@ def load_source(
     setting
         The setting that names it, for messages.
     source
-        ``digits``, or whatever `read_rows` opens.
+        ``digits``, whatever `read_rows` opens, or a reference for `read_own_rows`.
     settings
         Name columns, and the size and channels that images are converted to.
     image_shape
@@ -119,17 +122,24 @@ def load_source(
         Which of ``site`` and ``group`` are used.
     max_samples
         How many rows to use, from the first; 0: all.
+    run
+        The run's settings, with which user code is called.
 
     Raises
     ------
     DataError
         If the data set does not exist, or cannot be used as the settings say.
+    SettingsError
+        If a reference cannot be resolved.
     """
     where = f'{setting} = "{source}"'
     if source == DIGITS:
         _require_plain(settings)
         return _digits(max_samples, labelled)
-    rows = read_rows(source, where)
+    if is_reference(split_source(source)[0]):
+        rows = read_own_rows(setting, source, run, labelled, max_samples)
+    else:
+        rows = read_rows(source, where)
     count = min(max_samples, len(rows.table)) if max_samples else len(rows.table)
     table = rows.table.select(range(count)) if count < len(rows.table) else rows.table
     roles = Roles.of(table, settings, labelled, keys, rows.folder, where)
@@ -186,22 +196,27 @@ def _content(
     where: str,
 ) -> tuple[Content, Tensor | None]:
     """Return what networks learn from, and the rows that could be read; None: all."""
-    if rows.arrays is not None or roles.image:
+    if isinstance(rows.content, Arrays):
+        return rows.content, None
+    if rows.content is not None or roles.image:
         conversion = Conversion(settings.channels, settings.image_size, settings.image_size)
         if image_shape is not None and len(image_shape) == 3:
             conversion = Conversion(*image_shape)
-        source = rows.arrays or _encoded_images(table, roles.image, rows.folder, where)
+        source = rows.content or _encoded_images(table, roles.image, rows, where)
         images = prepare(source, conversion, len(table), settings.max_bad, where)
         return images, torch.from_numpy(images.kept)
     if roles.text:
         return Texts(tuple(_texts(table, roles.text, where))), None
     chosen = _features(table, roles, settings, where)
+    if len(chosen) == 1 and is_array_column(table, chosen[0]):
+        return arrays_of_column(table, chosen[0], where), None
+    _require_numbers_or_categories(table, chosen, where)
     return Table(table.select_columns(chosen).to_pandas(), tuple(split_names(settings.categorical))), None
 
 
-def _encoded_images(table: "Dataset", column: str, folder: Path, where: str) -> EncodedImages:
+def _encoded_images(table: "Dataset", column: str, rows: Rows, where: str) -> EncodedImages:
     try:
-        return EncodedImages(table, column, folder)
+        return EncodedImages(table, column, rows.folder, by_content=rows.own)
     except (TypeError, ValueError, NotImplementedError) as error:  # raised by pyarrow's cast
         raise DataError(f'data.image = "{column}": {where} holds no images there: {error}') from error
 
@@ -215,9 +230,6 @@ def _texts(table: "Dataset", column: str, where: str) -> list[str]:
 
 def _features(table: "Dataset", roles: Roles, settings: DataSettings, where: str) -> list[str]:
     """Return the feature columns of a table: those named, otherwise all that have no other role."""
-    from datasets import ClassLabel, Value
-
-    kinds = table.features  # computed at each access, which takes long for many columns
     others = {roles.label, roles.site, roles.group}
     left = [name for name in table.column_names if name not in others]
     chosen = split_names(settings.features) or [name for name in left if not _ROW_NUMBERS.fullmatch(name)]
@@ -226,15 +238,23 @@ def _features(table: "Dataset", roles: Roles, settings: DataSettings, where: str
             raise DataError(
                 f"data.features: {name!r} is not among the possible features of {where}: {', '.join(left)}"
             )
+    if not chosen:
+        raise DataError(f"{where}: has no column to learn from")
+    return chosen
+
+
+def _require_numbers_or_categories(table: "Dataset", columns: list[str], where: str) -> None:
+    from datasets import ClassLabel, Value
+
+    kinds = table.features  # computed at each access, which takes long for many columns
+    for name in columns:
         kind = kinds[name]
         if not isinstance(kind, ClassLabel | Value) or kind.dtype in ("binary", "large_binary"):
             raise DataError(
                 f"{where}: column {name!r} holds {kind}, neither numbers nor categories; if it holds images, "
-                "name it in data.image, otherwise name the columns to learn from in data.features"
+                "name it in data.image; if it holds arrays, name it alone in data.features; otherwise name "
+                "the columns to learn from in data.features"
             )
-    if not chosen:
-        raise DataError(f"{where}: has no column to learn from")
-    return chosen
 
 
 def _keys(table: "Dataset", column: str, where: str) -> Keys | None:

@@ -2,15 +2,15 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from torch import nn
 
 from models.elastic.network import ElasticDesign
 from protocol.settings import RunSettings
+from protocol.values import InputKind
 
-InputKind = Literal["images", "numbers", "texts", "arrays"]
-"""Pixels (channels, height, width), a table's row (features,), tokens (length, vocabulary), other tensors."""
+__all__ = ["ANYTHING", "Estimator", "InputKind", "Network", "NetworkBuilder", "elastic"]
 
 ANYTHING: frozenset[InputKind] = frozenset({"images", "numbers", "texts", "arrays"})
 

@@ -30,6 +30,7 @@ from protocol.values import (
     Names,
     NonNegative,
     OptionalSource,
+    OwnSource,
     Positive,
     ResumePlace,
     Shares,
@@ -407,8 +408,8 @@ class NodeSettings(Table):
     """What a node says of itself in its ``--node-config``."""
 
     client_name: ClientName = Field("", description="the node's lasting name; required on a real node")
-    data_path: AbsolutePath = Field("", description='the node\'s own data (`data.source = "nodes"`)')
-    public_path: AbsolutePath = Field("", description="where `public.source` lies on this node")
+    data_path: OwnSource = Field("", description='the node\'s own data (`data.source = "nodes"`)')
+    public_path: OwnSource = Field("", description="where `public.source` lies on this node")
     partition_id: CountOrZero | None = Field(None, description="which part of the source is its own")
     num_partitions: Count | None = Field(None, description="parts the source is split into")
     model: ModelName | None = Field(None, description="the network or estimator this node trains")

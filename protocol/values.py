@@ -10,6 +10,9 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from protocol.device import allowed_devices, is_device
 from protocol.references import check_name, is_reference
 
+InputKind = Literal["images", "numbers", "texts", "arrays"]
+"""Pixels (channels, height, width), a table's row (features,), tokens (length, vocabulary), other tensors."""
+
 DATA_SETS = ("digits",)
 """The data sets that come along."""
 
@@ -39,6 +42,15 @@ def _absolute(path: str) -> str:
             "in which the SuperLink happened to be started"
         )
     return path
+
+
+def _own_source(source: str) -> str:
+    if not is_reference(split_source(source)[0]):
+        try:
+            return _absolute(source)
+        except ValueError as error:
+            raise ValueError(f"{error}; or be a reference custom.module:attribute") from None
+    return source
 
 
 def split_source(source: str) -> tuple[str, str]:
@@ -185,6 +197,8 @@ def _device(name: str) -> str:
 
 
 AbsolutePath = Annotated[str, AfterValidator(_absolute)]
+OwnSource = Annotated[str, AfterValidator(_own_source)]
+"""A path, or a reference to the user's own code."""
 DataSource = Annotated[str, AfterValidator(_data_source)]
 OptionalSource = Annotated[str, AfterValidator(_optional_source)]
 Names = Annotated[str, AfterValidator(_names)]

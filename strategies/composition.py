@@ -63,10 +63,8 @@ def compose(settings: RunSettings, simulation: bool = True) -> Method:
     for registry, names in _others(settings):
         for name in names:
             registry.find(name)
-    for place in (settings.data.source, settings.data.test_source, settings.public.source):
-        source, _ = split_source(place)
-        if is_reference(source):
-            resolve("data.source", source)
+    for setting, reference in _own_sources(settings):
+        resolve(setting, reference)
     uplink.require_transforms(settings, method.exchanges is Exchanges.LABELS)
     _require_one_network(settings, method, models.values())
     _require_samples_for_early_stopping(settings, method)
@@ -77,6 +75,18 @@ def compose(settings: RunSettings, simulation: bool = True) -> Method:
 
 def _models(settings: RunSettings) -> list[tuple[str, str]]:
     return [("model", settings.model), *(("models", name) for name in split_names(settings.models))]
+
+
+def _own_sources(settings: RunSettings) -> list[tuple[str, str]]:
+    """Return the settings that name data of the user's own, and the references."""
+    data, public = settings.data, settings.public
+    named = {
+        "data.source": data.source,
+        "data.test-source": data.test_source,
+        "public.source": public.source,
+    }
+    found = [(setting, split_source(place)[0]) for setting, place in named.items()]
+    return [(setting, place) for setting, place in found if is_reference(place)]
 
 
 def _others(settings: RunSettings) -> list[tuple[Registry[Any], list[str]]]:
@@ -136,12 +146,13 @@ def _require_samples_for_early_stopping(settings: RunSettings, method: Method) -
 
 def _reader(settings: RunSettings, method: Method, models: Iterable[Network | Estimator]) -> Reader:
     """Return what the things in a run read of its settings."""
-    names = [settings.strategy, *(name for _, name in _models(settings)), settings.data.source]
+    names = [settings.strategy, *(name for _, name in _models(settings))]
+    names += [reference for _, reference in _own_sources(settings)]
     names += [name for _, named in _others(settings) for name in named]
     own: list[type[Table]] = []
     for name in names:
-        if is_reference(split_source(name)[0]):
-            own += tables_beside(split_source(name)[0])
+        if is_reference(name):
+            own += tables_beside(name)
     read = _read_by_method(method) | {key for found in models for key in _read_by_model(found, method)}
     return Reader(frozenset(read), tuple(own))
 

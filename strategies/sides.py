@@ -44,7 +44,7 @@ class ServerSide:
         """Refuse what no round can be played with."""
         _ = self.arithmetic
         augmentation = self.settings.train.augmentation
-        if augmentation != "none" and len(self.input_shape) != 3:
+        if augmentation != "none" and self.pool.inputs.kind != "images":
             raise SettingsError(
                 f'train.augmentation = "{augmentation}": changes images, but the data are none; '
                 'allowed is "none"'
@@ -62,6 +62,7 @@ class ServerSide:
 
     def new_model(self) -> nn.Module:
         """Build the server's network with the initial weights that belong to the run's seed."""
+        require_inputs(self.settings.model, self.input_shape, self.settings, self.pool.inputs.kind)
         seed = derive_seed(self.settings.seed, "model", client=SERVER)
         model = build_model(self.settings.model, self.input_shape, self.num_classes, seed, self.settings)
         return model.to(self.device)
@@ -121,9 +122,9 @@ class ClientSide:
         """
         seed = derive_seed(self.settings.seed, "model", client=self.name)
         input_shape, classes = self.data.train.input_shape, self.data.num_classes
+        require_inputs(self.model_name, input_shape, self.settings, self.data.train.inputs.kind)
         if self.level is None:
             return build_model(self.model_name, input_shape, classes, seed, self.settings).to(self.device)
-        require_inputs(self.model_name, input_shape, self.settings)
         design = elastic_design(self.model_name, self.settings)
         levels = plan_levels(self.settings.levels, design, input_shape, classes)
         model = build_elastic(design, input_shape, classes, seed, level_shape(levels, self.level))

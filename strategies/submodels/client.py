@@ -54,9 +54,9 @@ class SubmodelClient:
         return []
 
     def _submodel(self, request: SliceRequest) -> ExitNetwork:
-        client = self._client
+        client, train = self._client, self._client.data.train
         submodels = Submodels(
-            self._variant, client.settings, client.data.train.input_shape, client.data.num_classes
+            self._variant, client.settings, train.input_shape, client.data.num_classes, train.inputs.kind
         )
         if not submodels.plan.trains(request.level):
             raise MessageError(f"level = {request.level}: there is no submodel for it")

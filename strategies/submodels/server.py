@@ -37,7 +37,9 @@ class SubmodelServer:
     def __init__(self, variant: Variant, server: ServerSide, experiment: str) -> None:
         self._server = server
         self._experiment = experiment
-        self._submodels = Submodels(variant, server.settings, server.input_shape, server.num_classes)
+        self._submodels = Submodels(
+            variant, server.settings, server.input_shape, server.num_classes, server.pool.inputs.kind
+        )
         self._model = self._submodels.build(self._submodels.plan.whole)
         self._levels: dict[str, int] = {}
         self._round = 0

@@ -24,6 +24,7 @@ from models.elastic.norms import CALIBRATION_BATCH
 from models.registry import require_inputs
 from protocol.randomness import derive_seed
 from protocol.settings import RunSettings
+from protocol.values import InputKind
 from strategies.submodels.variants import LevelPlan, Variant
 
 SERVER = "server"
@@ -49,6 +50,8 @@ class Submodels:
         Shape of one input.
     num_classes
         Width of the output.
+    kind
+        What the inputs are; None takes what their shape tells.
 
     Raises
     ------
@@ -57,9 +60,14 @@ class Submodels:
     """
 
     def __init__(
-        self, variant: Variant, settings: RunSettings, input_shape: tuple[int, ...], num_classes: int
+        self,
+        variant: Variant,
+        settings: RunSettings,
+        input_shape: tuple[int, ...],
+        num_classes: int,
+        kind: InputKind | None = None,
     ) -> None:
-        require_inputs(settings.model, input_shape, settings)
+        require_inputs(settings.model, input_shape, settings, kind)
         self.plan = LevelPlan.of(variant, settings, input_shape, num_classes)
         self._policy = variant.policy
         self._seed = settings.seed

@@ -297,13 +297,13 @@ def test_a_folder_of_torchvisions_or_the_one_above_is_read(name, inside, tmp_pat
     mnist(tmp_path, name)
     rows = read(tmp_path / name if inside else tmp_path)
     assert rows.table["label"][:] == LABELS
-    assert [rows.arrays.content(row) for row in range(6)] == [image.tobytes() for image in GREY]
+    assert [rows.content.content(row) for row in range(6)] == [image.tobytes() for image in GREY]
 
 
 def test_a_split_of_torchvisions_is_read(tmp_path):
     rows = read(f"{mnist(tmp_path)}#test")
     assert rows.table["label"][:] == LABELS[:2]
-    assert len(rows.arrays) == 2
+    assert len(rows.content) == 2
 
 
 def test_classes_of_torchvisions_have_their_names(tmp_path):
@@ -316,7 +316,7 @@ def test_cifar10_as_torchvision_keeps_it_is_read(tmp_path, monkeypatch):
     rows = read(tmp_path)
     assert rows.table["label"][:] == [7, 3] * 5
     assert rows.table.features["label"].names[7] == "name 7"
-    assert np.array_equal(rows.arrays.decode(rows.arrays.content(1)), pixels[1])
+    assert np.array_equal(rows.content.decode(rows.content.content(1)), pixels[1])
 
 
 def test_svhn_as_torchvision_keeps_it_is_read(tmp_path, monkeypatch):
@@ -325,7 +325,7 @@ def test_svhn_as_torchvision_keeps_it_is_read(tmp_path, monkeypatch):
     rows = read(tmp_path)
     assert rows.table["label"][:] == [1, 0, 2] * 2
     assert rows.table.features["label"].names == [str(digit) for digit in range(10)]
-    assert np.array_equal(rows.arrays.decode(rows.arrays.content(4)), COLOUR[4])
+    assert np.array_equal(rows.content.decode(rows.content.content(4)), COLOUR[4])
 
 
 def test_qmnist_as_torchvision_keeps_it_is_read(tmp_path):
@@ -339,9 +339,9 @@ def test_the_fingerprint_of_torchvisions_changes_with_split_and_pixels(tmp_path)
     mnist(tmp_path / "a")
     mnist(tmp_path / "b", images=GREY[::-1])
     places = (tmp_path / "a", f"{tmp_path / 'a'}#test", tmp_path / "b")
-    prints = [read(place).arrays.fingerprint for place in places]
+    prints = [read(place).content.fingerprint for place in places]
     assert len(set(prints)) == 3
-    assert read(tmp_path / "a").arrays.fingerprint == prints[0]
+    assert read(tmp_path / "a").content.fingerprint == prints[0]
 
 
 def test_several_of_torchvisions_in_one_folder_are_refused_with_their_names(tmp_path):

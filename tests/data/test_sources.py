@@ -250,11 +250,34 @@ def test_a_feature_that_is_not_there_or_has_another_role_is_refused(features, tm
         load(csv(tmp_path, TABLE), features=features, site="site")
 
 
-@pytest.mark.parametrize("cells", [[[1, 2], [3]], [b"ab", b"c"]], ids=["lists", "bytes"])
+@pytest.mark.parametrize("cells", [[["a"], ["b"]], [b"ab", b"c"]], ids=["lists of texts", "bytes"])
 def test_a_column_of_neither_numbers_nor_categories_is_refused(cells, tmp_path):
     expected = "column 'pixels' holds .*, neither numbers nor categories; .* data.image, .* data.features"
     with pytest.raises(DataError, match=expected):
         load(parquet(tmp_path, pixels=cells, label=[0, 1]))
+
+
+def test_a_column_of_lists_of_numbers_alone_becomes_arrays(tmp_path):
+    path = parquet(tmp_path, pixels=[[1, 2], [3, 4]], label=[0, 1])
+    assert load(path).content.values.tolist() == [[1, 2], [3, 4]]
+
+
+def test_a_column_of_lists_beside_others_is_named_to_become_arrays(tmp_path):
+    path = parquet(tmp_path, age=[5, 6], pixels=[[1, 2], [3, 4]], label=[0, 1])
+    with pytest.raises(
+        DataError, match=r"column 'pixels' holds .*if it holds arrays, name it alone in data\.features"
+    ):
+        load(path)
+    assert load(path, features="pixels").content.values.tolist() == [[1, 2], [3, 4]]
+
+
+def test_lists_of_unequal_lengths_are_refused_by_row(tmp_path):
+    path = parquet(tmp_path, pixels=[[1, 2], [3, 4], [5]], label=[0, 1, 0])
+    expected = (
+        "column 'pixels', row 2: holds a list of length 1, the first of 2; all must be arrays of one shape"
+    )
+    with pytest.raises(DataError, match=expected):
+        load(path)
 
 
 def test_a_table_without_features_is_refused(tmp_path):
