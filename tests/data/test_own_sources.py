@@ -401,7 +401,7 @@ def test_a_function_whose_split_has_no_default_is_asked_for_train(own):
 
 def test_a_split_is_one_of_those_returned(own):
     assert len(load(own("splits") + "#test")) == 10
-    with pytest.raises(DataError, match="name a split after #, as #train; there are train, test"):
+    with pytest.raises(DataError, match="name a split after #, for example #train; there are train, test"):
         load(own("splits") + "#dev")
 
 

@@ -252,7 +252,7 @@ def test_a_feature_that_is_not_there_or_has_another_role_is_refused(features, tm
 
 @pytest.mark.parametrize("cells", [[["a"], ["b"]], [b"ab", b"c"]], ids=["lists of texts", "bytes"])
 def test_a_column_of_neither_numbers_nor_categories_is_refused(cells, tmp_path):
-    expected = "column 'pixels' holds .*, neither numbers nor categories; .* data.image, .* data.features"
+    expected = "column 'pixels' holds .*, neither numbers nor categories; .* data.image; .* data.features"
     with pytest.raises(DataError, match=expected):
         load(parquet(tmp_path, pixels=cells, label=[0, 1]))
 
