@@ -295,13 +295,13 @@ class _DataKey:
     data: DataSettings
     public: PublicSettings
     text: TextSettings
-    pretrained: str
+    checkpoint: str
     seed: int
     public_path: str
 
     @classmethod
     def of(cls, run: RunSettings, public_path: str) -> Self:
-        return cls(run.data, run.public, run.text, run.pretrained, run.seed, public_path)
+        return cls(run.data, run.public, run.text, run.checkpoint, run.seed, public_path)
 
 
 @functools.lru_cache(maxsize=4)
@@ -320,7 +320,7 @@ def _shared(data_key: _DataKey) -> Shared:
         shape = source.content.shape if isinstance(source.content, Images) else None
         pool = _pool_source(data, public, public_path, shape) if public.source else source
     rows = _pool_rows(pool, public, parts, seed)
-    form = fit_form(pool, rows, data, data_key.text, data_key.pretrained)
+    form = fit_form(pool, rows, data, data_key.text, data_key.checkpoint)
     public_pool = PublicPool(inputs_of(pool, rows, form), digest_of(pool, rows, form))
     return Shared(source, parts, public_pool, form, classes)
 
