@@ -53,7 +53,8 @@ def convert(source: Path, target: Path) -> int:
     try:
         content = torch.load(source, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise DataError(f"{source}: holds more than weights, or is damaged ({error})") from error
+        # Not torch's own words: they advise to unpickle everything.
+        raise DataError(f"{source}: holds more than weights, or is damaged") from error
     state = _weights_in(source, content)
     save_weights(target, state, _FACTS)
     return len(state)

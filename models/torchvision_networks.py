@@ -20,9 +20,7 @@ LISTING = "torchvision.models.list_models(module=torchvision.models)"
 
 _AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
 """Heads that Inception's published weights have for training alone; ours have none."""
-_DENSE = re.compile(
-    r"^(.*denselayer\d+\.(?:norm|relu|conv))\.((?:[12])\.(?:weight|bias|running_mean|running_var))$"
-)
+_DENSE = re.compile(r"(.*denselayer\d+\.(?:norm|conv))\.([12]\..+)")
 """DenseNet's published weights have names of an older torchvision: ``norm.1`` for ``norm1``."""
 
 
