@@ -1,5 +1,6 @@
 """Networks are tried on two real samples before the first round; one that does not work is refused."""
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
@@ -11,8 +12,8 @@ from data.inputs import TokenInputs
 from data.texts import TextForm
 from data.tokenisers import load_checkpoint_tokeniser
 from learning.precision import Arithmetic
-from learning.training import all_exits
 from models import build_elastic, build_model
+from models.elastic import ExitNetwork
 from models.network import InputKind, Network
 from models.registry import kind_of, model_of, require_inputs
 from protocol.errors import MotleyError, SettingsError
@@ -28,7 +29,7 @@ def try_model(
 ) -> None:
     """Refuse a network that does not take the run's inputs, or does not answer with logits; once a process.
 
-    One that we have not tried ourselves is built and given two samples of the public pool, in training and in
+    One that our tests have not tried, or that begins with pretrained weights, is built and given two samples of the public pool, in training and in
     eval mode. No random draw of the run is changed by it.
 
     Parameters
@@ -54,7 +55,7 @@ def try_model(
     found = model_of(name, setting)
     shared = load_shared(settings, public_path)
     require_inputs(name, shared.input_shape, settings, _kind(shared.pool.inputs))
-    if not isinstance(found, Network) or found.tried:
+    if not isinstance(found, Network) or _is_known_to_work(found, settings):
         return
     _require_tokeniser(found, settings, shared, setting)
     cards = [device] if device.type == "cuda" else []
@@ -104,17 +105,20 @@ class _Trial:
     def _ask(self, model: nn.Module, mode: str) -> None:
         try:
             with self._arithmetic.autocast(), torch.set_grad_enabled(model.training):
-                answers = all_exits(model, self._batch)
+                answers = _answers(model, self._batch)
         except Exception as error:  # it may be a stranger's
             hint = self._network.remedy(self._shape, self._classes, self._settings)
             raise self._refusal(mode, f"{type(error).__name__}: {error}", hint=hint) from error
         for answer in answers:
             self._require_logits(answer, mode)
 
-    def _require_logits(self, answer: Tensor, mode: str) -> None:
-        wanted = (_SAMPLES, self._classes)
-        if tuple(answer.shape) != wanted:
+    def _require_logits(self, answer: object, mode: str) -> None:
+        if not isinstance(answer, Tensor):
+            raise self._refusal(mode, f"a {type(answer).__name__}")
+        if tuple(answer.shape) != (_SAMPLES, self._classes):
             raise self._refusal(mode, f"a tensor of shape {tuple(answer.shape)}")
+        if not answer.is_floating_point():
+            raise self._refusal(mode, f"numbers of {answer.dtype}")
         if not answer.isfinite().all():
             raise self._refusal(mode, "values that are not finite")
         if mode == "training" and not answer.requires_grad:
@@ -127,6 +131,18 @@ class _Trial:
             f"{self._subject}: given {_SAMPLES} inputs of shape {self._shape}{within}: got {got}; expected "
             f"{logits}{f'; {hint}' if hint else ''}"
         )
+
+
+def _is_known_to_work(found: Network, settings: RunSettings) -> bool:
+    """Tell whether our tests tried a network, and no weights are put into it that they do not know."""
+    return found.tried and (found.is_elastic or not settings.pretrained)
+
+
+def _answers(model: nn.Module, batch: Tensor) -> Sequence[object]:
+    """Return what a network answers, at each of its exits; of a stranger's it may be anything."""
+    if isinstance(model, ExitNetwork):
+        return model.exits(batch)
+    return [model(batch)]
 
 
 def _kind(inputs: Inputs) -> InputKind:
