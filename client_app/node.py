@@ -19,13 +19,16 @@ from protocol.messages import HelloReply, experiment_of
 from protocol.settings import NodeSettings, RunSettings
 from protocol.values import numbers, split_names
 from strategies import compose
+from strategies.composition import require_own_weights
 from strategies.levels import assign_levels
 from strategies.method import ClientMethod, Exchanges
 from strategies.sides import ClientSide
 from strategies.state import StateStore
+from strategies.trial import try_model
 
 log = logging.getLogger("flwr")
 
+_OWN_MODEL = "model (node-config)"
 STATE_FOLDER = Path("~/motley/state")
 """Where a real node keeps its state if its node-config names no ``state-dir``."""
 
@@ -52,6 +55,8 @@ class Node:
 
     def hello(self, content: RecordDict) -> RecordDict:
         """Say who this node is and what it holds."""
+        setting = _OWN_MODEL if self.settings.model else "model"
+        try_model(self.model_name, self.run, self.device, setting, self.settings.public_path)
         digests = self.method(content).state_digests()
         carried = self._carried(experiment_of(content))
         return HelloReply(
@@ -89,6 +94,8 @@ class Node:
         name = self.run.model
         if self.settings.model is not None:
             name = self.settings.model
+            own_place = "" if self.settings.model_path else self.run.pretrained
+            require_own_weights(own_place, model_of(name, _OWN_MODEL), _OWN_MODEL)
         elif assigned and self.settings.partition_id is not None:
             name = assigned[self.settings.partition_id % len(assigned)]
         if self.kind.exchanges.averages and name != self.run.model:

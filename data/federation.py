@@ -310,7 +310,7 @@ class _DataKey:
     data: DataSettings
     public: PublicSettings
     text: TextSettings
-    pretrained: str
+    checkpoint: str
     seed: int
     public_path: str
     run: RunSettings
@@ -319,7 +319,7 @@ class _DataKey:
     @classmethod
     def of(cls, run: RunSettings, public_path: str) -> Self:
         whole = _asked_by(run, run.data.source, run.public.source, public_path)
-        return cls(run.data, run.public, run.text, run.pretrained, run.seed, public_path, whole)
+        return cls(run.data, run.public, run.text, run.checkpoint, run.seed, public_path, whole)
 
 
 def _asked_by(run: RunSettings, *sources: str) -> RunSettings:
@@ -348,7 +348,7 @@ def _shared(data_key: _DataKey) -> Shared:
         shape = source.content.shape if isinstance(source.content, Images) else None
         pool = _pool_source(data_key, shape) if public.source else source
     rows = _pool_rows(pool, public, parts, seed)
-    form = fit_form(pool, rows, data, data_key.text, data_key.pretrained)
+    form = fit_form(pool, rows, data, data_key.text, data_key.checkpoint)
     public_pool = PublicPool(inputs_of(pool, rows, form), digest_of(pool, rows, form))
     return Shared(source, parts, public_pool, form, classes)
 

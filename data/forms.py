@@ -38,7 +38,7 @@ def fit_form(
     rows: Tensor,
     settings: DataSettings,
     text: TextSettings = TextSettings(),  # noqa: B008 - it is frozen
-    pretrained: str = "",
+    checkpoint: str = "",
 ) -> Form:
     """Fit on the public pool how rows become inputs.
 
@@ -52,8 +52,9 @@ def fit_form(
         Whether images are normalised.
     text
         The length of texts, and the size of a vocabulary.
-    pretrained
-        Checkpoint whose tokeniser is used for texts; empty: a vocabulary is built from the pool.
+    checkpoint
+        What names the checkpoint whose tokeniser is used for texts, see ``RunSettings.checkpoint``; empty: a
+        vocabulary is built from the pool.
 
     Raises
     ------
@@ -67,7 +68,7 @@ def fit_form(
         case Table():
             return pool.content.fit(rows)
         case Texts():
-            return pool.content.fit(rows, text, pretrained)
+            return pool.content.fit(rows, text, checkpoint)
         case Arrays():
             return pool.content.fit()
         case _:

@@ -106,7 +106,7 @@ class Texts:
         fingerprint.update(repr(tokens.shape).encode() + tokens.astype("<i4").tobytes())
         return fingerprint.hexdigest()
 
-    def fit(self, rows: Tensor, settings: TextSettings, pretrained: str) -> TextForm:
+    def fit(self, rows: Tensor, settings: TextSettings, checkpoint: str) -> TextForm:
         """Take the tokeniser of a checkpoint, or train one on some texts if there is no checkpoint.
 
         Parameters
@@ -115,16 +115,16 @@ class Texts:
             Int64 tensor of shape (N,): the texts to train on.
         settings
             Length of texts, and size of a trained vocabulary.
-        pretrained
-            The checkpoint, a folder or a hub id; empty: none.
+        checkpoint
+            What names it, see ``load_checkpoint_tokeniser``; empty: none.
 
         Raises
         ------
         SettingsError
             If the checkpoint has no tokeniser that can be used.
         """
-        if pretrained:
-            return TextForm(load_checkpoint_tokeniser(pretrained), settings.length)
+        if checkpoint:
+            return TextForm(load_checkpoint_tokeniser(checkpoint), settings.length)
         return TextForm(train_wordpiece(self._at(rows), settings.vocabulary), settings.length)
 
     def inputs(self, rows: Tensor, form: TextForm) -> TokenInputs:

@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from protocol.errors import SettingsError
+from protocol.references import checkpoint_in
 from protocol.values import expanded
 
 if TYPE_CHECKING:
@@ -61,8 +62,13 @@ def train_wordpiece(texts: Sequence[str], vocabulary: int) -> str:
     return _with_special_tokens(tokeniser).to_str()
 
 
-def load_checkpoint_tokeniser(place: str) -> str:
-    """Return the tokeniser of a checkpoint, a folder or a hub id, as JSON.
+def load_checkpoint_tokeniser(name: str) -> str:
+    """Return the tokeniser of a checkpoint as JSON.
+
+    Parameters
+    ----------
+    name
+        A folder or a hub id, as ``pretrained`` names it; after ``transformers:`` as ``model`` does.
 
     Raises
     ------
@@ -71,7 +77,8 @@ def load_checkpoint_tokeniser(place: str) -> str:
     """
     from transformers import AutoTokenizer
 
-    setting = f'pretrained = "{place}"'
+    within = checkpoint_in(name)
+    place, setting = within or name, f'{"model" if within else "pretrained"} = "{name}"'
     try:
         tokeniser = AutoTokenizer.from_pretrained(expanded(place))
     except (OSError, ValueError, KeyError, ImportError) as error:

@@ -101,8 +101,11 @@ def _cpu_has_bfloat16() -> bool:
 
 
 def plain_gradients(loss: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
-    """Return the gradients of a loss."""
-    return list(torch.autograd.grad(loss, parameters))
+    """Return the gradients of a loss; those of parameters that had no part in it are 0.
+
+    Networks of libraries have such parameters, as a pooler that a head passes by.
+    """
+    return list(torch.autograd.grad(loss, parameters, materialize_grads=True))
 
 
 class ScaledGradients:

@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from models.elastic.network import ElasticDesign
+from models.pretrained import Published, as_published
 from protocol.settings import RunSettings
 from protocol.values import InputKind
 
@@ -16,6 +17,13 @@ ANYTHING: frozenset[InputKind] = frozenset({"images", "numbers", "texts", "array
 
 NetworkBuilder = Callable[[tuple[int, ...], int, RunSettings], nn.Module]
 """Builds a network for inputs of a shape and a number of classes, with random weights."""
+
+Remedy = Callable[[tuple[int, ...], int, RunSettings], str]
+"""Says what to set where a network does not take inputs of a shape; nothing if that is not known."""
+
+
+def _no_remedy(shape: tuple[int, ...], classes: int, settings: RunSettings) -> str:
+    return ""
 
 
 @dataclass(frozen=True)
@@ -41,6 +49,12 @@ class Network:
         Whether it can answer a question in free text.
     tried
         Whether a batch was sent through it for every kind of input it reads, by our tests.
+    checkpoint
+        The place of its weights, if its name is that place; empty: it has none of its own.
+    remedy
+        Says what would make inputs fit that it does not take.
+    published
+        Brings the weights that ``pretrained`` names to the network's own names.
     """
 
     name: str
@@ -51,6 +65,9 @@ class Network:
     pretrained: bool = False
     generates_text: bool = False
     tried: bool = False
+    checkpoint: str = ""
+    remedy: Remedy = _no_remedy
+    published: Published = as_published
 
     @property
     def is_elastic(self) -> bool:

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import lru_cache
 from importlib import import_module
 from typing import TypeVar, cast
@@ -20,7 +21,7 @@ from models.network import ANYTHING, Estimator, InputKind, Network, elastic
 from models.pretrained import load_pretrained
 from models.resnet_cifar import CifarResNet
 from models.torchvision_models import resnet18
-from protocol.errors import SettingsError
+from protocol.errors import MotleyError, SettingsError
 from protocol.references import Registry
 from protocol.settings import DEFAULTS, RunSettings
 
@@ -80,7 +81,7 @@ def _accept(found: object, reference: str) -> Network | Estimator:
     if isinstance(found, Network | Estimator):
         return found
     if isinstance(found, ElasticDesign):
-        return _designed(reference, found)
+        return replace(_designed(reference, found), tried=False)
     if hasattr(found, "fit") and hasattr(found, "predict_proba"):
         return cast("Estimator", import_module("models.estimators").own_estimator(reference, found))
     if not callable(found):
@@ -186,12 +187,18 @@ def build_model(
         return build_elastic(network.design(settings), input_shape, num_classes, seed, None)
     try:
         model = _seeded(lambda: network.build(input_shape, num_classes, settings), seed)
-    except (ValueError, TypeError, RuntimeError) as error:
+    except MotleyError:
+        raise
+    except Exception as error:  # a user's or a library's network may raise anything
+        hint = network.remedy(input_shape, num_classes, settings)
         raise SettingsError(
-            f'model = "{name}": cannot be built for inputs of {input_shape}: {error}'
+            f'model = "{name}": cannot be built for inputs of shape {input_shape}: '
+            f"{type(error).__name__}: {error}{f'; {hint}' if hint else ''}"
         ) from error
+    if not isinstance(model, nn.Module):
+        raise SettingsError(f'model = "{name}": must build a torch.nn.Module, got {type(model).__name__}')
     if settings.pretrained and not network.pretrained:
-        load_pretrained(model, settings.pretrained, name)
+        load_pretrained(model, settings.pretrained, name, num_classes, network.published)
     return model
 
 

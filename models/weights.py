@@ -9,6 +9,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from models.elastic.channels import run_parameters
+from models.elastic.network import ExitNetwork
 from protocol.errors import ResumeError
 from protocol.files import write_atomically
 from protocol.formats import FileKind, checked_metadata, stamped_metadata
@@ -87,8 +88,8 @@ def load_weights(path: Path, kind: FileKind = FileKind.WEIGHTS) -> tuple[dict[st
 def learned_state(model: nn.Module) -> dict[str, Tensor]:
     """Return what is a network's own: what of it travels, and is kept.
 
-    That is all its parameters and buffers, or, where some parameters are frozen, those that learn or are
-    carried, see `run_parameters`: frozen ones come from a checkpoint that every party has.
+    That is all its parameters and buffers. Of an elastic network that has frozen parameters it is those that
+    learn or are carried, see `run_parameters`: frozen ones come from a checkpoint that every party has.
     """
     own = run_parameters(model)
     state = dict(model.state_dict())
@@ -120,7 +121,8 @@ def load_learned_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
 
 
 def _has_frozen(model: nn.Module) -> bool:
-    return not all(parameter.requires_grad for parameter in model.parameters())
+    """Tell whether every party has some of a network's parameters already; of others' networks none has."""
+    return isinstance(model, ExitNetwork) and not all(own.requires_grad for own in model.parameters())
 
 
 def corruption(state: Mapping[str, Tensor]) -> str:

@@ -35,6 +35,9 @@ _LIBRARY = re.compile(r"(?P<library>[a-z]+):(?P<name>\S.*)")
 LIBRARIES = ("torchvision", "timm", "transformers", "sklearn", "xgboost")
 """The libraries of which models may be named."""
 
+CHECKPOINTS = "transformers"
+"""The library whose models are named by the place of their checkpoint."""
+
 PACKAGES = ("client_app", "data", "learning", "models", "protocol", "server_app", "strategies")
 """Our own packages, as the bundle has them."""
 
@@ -74,6 +77,12 @@ def library_of(name: str) -> tuple[str, str] | None:
     if match is None or match["library"] not in LIBRARIES:
         return None
     return match["library"], match["name"]
+
+
+def checkpoint_in(name: str) -> str:
+    """Return the place of the checkpoint in ``"transformers:/srv/vit"``; empty for any other name."""
+    library = library_of(name)
+    return library[1] if library is not None and library[0] == CHECKPOINTS else ""
 
 
 def check_name(name: str, libraries: bool = False) -> str:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import Field, model_validator
 
+from protocol.references import checkpoint_in
 from protocol.tables import OpenTable, Table
 from protocol.values import (
     NODES,
@@ -394,6 +395,14 @@ class RunSettings(Table):
         """
         _, *place = table.place.split(".")
         return table.parse(self.custom.at(place))
+
+    @property
+    def checkpoint(self) -> str:
+        """What names the checkpoint whose tokeniser cuts the run's texts, as it is set; empty: there is none.
+
+        That is ``pretrained``, or ``model`` where it names a checkpoint itself (``transformers:…``).
+        """
+        return self.pretrained or (self.model if checkpoint_in(self.model) else "")
 
     @property
     def output_path(self) -> Path:

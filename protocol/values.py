@@ -81,8 +81,13 @@ def expanded(place: str) -> str:
     return os.path.expanduser(place)
 
 
+def is_checkpoint(place: str) -> bool:
+    """Tell whether a checkpoint can lie at a place: an absolute path, or a hub id."""
+    return _is_absolute(place) or _HUB_ID.fullmatch(place) is not None
+
+
 def _checkpoint(place: str) -> str:
-    if place and not (_is_absolute(place) or _HUB_ID.fullmatch(place)):
+    if place and not is_checkpoint(place):
         raise ValueError(
             "must be an absolute path of a checkpoint's folder (~ is allowed) or a Hugging Face hub id such "
             "as google-bert/bert-base-uncased"

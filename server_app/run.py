@@ -24,9 +24,11 @@ from server_app.rounds import RoundHook, RoundLoop
 from server_app.run_folder import RunFolder
 from server_app.strategy import MethodStrategy
 from strategies import compose
+from strategies.composition import models_named
 from strategies.method import Method, ServerMethod
 from strategies.sides import ServerSide
 from strategies.state import StateStore
+from strategies.trial import try_model
 
 log = logging.getLogger("flwr")
 
@@ -61,6 +63,8 @@ def build(settings: RunSettings, simulation: bool, clock: Clock) -> Federation:
         device,
         None if calibration is None else calibration.to(device),
     )
+    for setting, name in models_named(settings):
+        try_model(name, own, device, setting)
     folder = RunFolder.open(settings)
     method = kind.server(side, folder.experiment)
     folder.write_data_facts(shared.facts() | {"server's test": 0 if test is None else len(test)})

@@ -59,7 +59,7 @@ def compose(settings: RunSettings, simulation: bool = True) -> Method:
         If a name stands for nothing, things do not fit together, or a setting is not read by any of them.
     """
     method = method_of(settings)
-    models = {name: model_of(name, setting) for setting, name in _models(settings)}
+    models = {name: model_of(name, setting) for setting, name in models_named(settings)}
     for registry, names in _others(settings):
         for name in names:
             registry.find(name)
@@ -67,13 +67,16 @@ def compose(settings: RunSettings, simulation: bool = True) -> Method:
         resolve(setting, reference)
     uplink.require_transforms(settings, method.exchanges is Exchanges.LABELS)
     _require_one_network(settings, method, models.values())
+    for found in models.values():
+        require_own_weights(settings.pretrained, found)
     _require_samples_for_early_stopping(settings, method)
     known = simulation or method.exchanges.averages
     refuse_idle(settings, _reader(settings, method, models.values()), _would_read(), known)
     return method
 
 
-def _models(settings: RunSettings) -> list[tuple[str, str]]:
+def models_named(settings: RunSettings) -> list[tuple[str, str]]:
+    """Return the models that a run names, each after the key that names it."""
     return [("model", settings.model), *(("models", name) for name in split_names(settings.models))]
 
 
@@ -127,6 +130,30 @@ def _require_one_network(
             )
 
 
+def require_own_weights(pretrained: str, found: Network | Estimator, setting: str = "model") -> None:
+    """Refuse other weights for a network whose name says where its weights lie.
+
+    Parameters
+    ----------
+    pretrained
+        The run's.
+    found
+        A model of it.
+    setting
+        The key that names the model, for messages.
+
+    Raises
+    ------
+    SettingsError
+        If there are two places.
+    """
+    if pretrained and isinstance(found, Network) and found.checkpoint:
+        raise SettingsError(
+            f'pretrained = "{pretrained}": {setting} = "{found.name}" names its weights itself; where they '
+            "lie elsewhere on a node, its model-path says so"
+        )
+
+
 def _require_samples_for_early_stopping(settings: RunSettings, method: Method) -> None:
     """Refuse early stopping by a figure that the server never has."""
     stopping = settings.early_stopping
@@ -146,7 +173,7 @@ def _require_samples_for_early_stopping(settings: RunSettings, method: Method) -
 
 def _reader(settings: RunSettings, method: Method, models: Iterable[Network | Estimator]) -> Reader:
     """Return what the things in a run read of its settings."""
-    names = [settings.strategy, *(name for _, name in _models(settings))]
+    names = [settings.strategy, *(name for _, name in models_named(settings))]
     names += [reference for _, reference in _own_sources(settings)]
     names += [name for _, named in _others(settings) for name in named]
     own: list[type[Table]] = []
@@ -169,7 +196,8 @@ def _read_by_model(found: Network | Estimator, method: Method) -> set[str]:
     read = set(found.settings)
     if method.exchanges is Exchanges.WEIGHTS:
         read.discard("levels")
-    if found.pretrained or not found.is_elastic or "texts" in found.reads:
+    has_place = bool(found.checkpoint)
+    if not has_place and (found.pretrained or not found.is_elastic or "texts" in found.reads):
         read.add("pretrained")
     if "lora" in read:  # how adapters are merged is read where submodels are
         read = (read - {"lora"}) | {f"lora.{key}" for key in ("rank", "scale", "targets")}

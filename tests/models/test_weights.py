@@ -17,6 +17,7 @@ from models import (
     load_weights,
     save_weights,
 )
+from models.elastic import ExitNetwork
 from protocol.errors import ResumeError
 
 OLD = {"weight": torch.tensor([1.0, 2.0])}
@@ -294,10 +295,27 @@ def test_mean_of_nothing_is_refused():
 # --- what a network learns ---------------------------------------------------------------------------
 
 
+def layers():
+    return torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3), torch.nn.Linear(3, 1)
+
+
+class Exits(ExitNetwork, torch.nn.Sequential):
+    """Layers with one exit, after the last."""
+
+    def exits(self, inputs):
+        return [torch.nn.Sequential.forward(self, inputs)]
+
+
 def partly_frozen():
-    network = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3), torch.nn.Linear(3, 1))
+    network = Exits(*layers())
     network[0].requires_grad_(False)
     return network
+
+
+def test_of_a_users_network_with_frozen_parameters_all_are_its_own_for_no_other_party_has_them():
+    network = torch.nn.Sequential(*layers())
+    network[0].requires_grad_(False)
+    assert learned_state(network).keys() == network.state_dict().keys()
 
 
 def test_of_a_network_that_learns_whole_all_parameters_and_buffers_are_its_own():
