@@ -29,8 +29,8 @@ def try_model(
 ) -> None:
     """Refuse a network that does not take the run's inputs, or does not answer with logits; once a process.
 
-    One that our tests have not tried, or that begins with pretrained weights, is built and given two samples of the public pool, in training and in
-    eval mode. No random draw of the run is changed by it.
+    One that our tests have not tried, or that begins with pretrained weights, is built and given two samples
+    of the public pool, in training and in eval mode. No random draw of the run is changed by it.
 
     Parameters
     ----------
