@@ -338,7 +338,11 @@ class RunSettings(Table):
     min_replies: CountOrZero = Field(1, description="accepted replies a round needs (quorum)")
     round_timeout: Positive = Field(600.0, description="seconds a round waits for replies")
     wait_for_nodes: Positive = Field(120.0, description="seconds to wait for `min-nodes` clients")
-    model: ModelName = Field("cnn", description="network of the server, and of clients not told otherwise")
+    model: ModelName = Field(
+        "cnn",
+        description="network of the server, and of clients not told otherwise; or one of a library, as "
+        "`torchvision:mobilenet_v3_small`, `timm:…`, `transformers:/srv/vit`",
+    )
     models: ModelNames = Field(
         "", description="networks assigned round-robin over simulated clients: `cnn,resnet20`"
     )
@@ -422,7 +426,7 @@ class NodeSettings(Table):
     partition_id: CountOrZero | None = Field(None, description="which part of the source is its own")
     num_partitions: Count | None = Field(None, description="parts the source is split into")
     model: ModelName | None = Field(None, description="the network or estimator this node trains")
-    model_path: AbsolutePath = Field("", description="where `pretrained` lies on this node")
+    model_path: AbsolutePath = Field("", description="where `pretrained`, or the checkpoint `model` names, lies here")
     level: Level | None = Field(
         None, description="level of the elastic network this node carries, or `auto`: as the budgets allow"
     )
