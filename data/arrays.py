@@ -1,4 +1,4 @@
-"""Arrays of float32, as series and signals: all of one shape, and never changed."""
+"""Arrays of float32, for example series and signals: all of the same shape, and never normalised."""
 
 import hashlib
 import math
@@ -22,28 +22,28 @@ _NO_LIST = -1
 
 @dataclass(frozen=True)
 class ArrayForm:
-    """How arrays become a network's input: as they are.
+    """How arrays become a network's input: unchanged.
 
-    ``data.normalisation`` does not apply: a shape does not say which axis counts channels, and channels of
-    unlike units would need a scale each. Whoever writes a source knows the axes and the units, and scales
-    there by constants that are the same for everyone.
+    ``data.normalisation`` does not apply, because each channel needs its own scale and a shape does not say
+    which axis the channels are. Whoever writes a source knows, and scales there by constants: the same for
+    every party, and not computed from its rows.
 
     Parameters
     ----------
     shape
-        Of one array.
+        Shape of one array.
     """
 
     shape: tuple[int, ...]
 
     def facts(self) -> dict[str, Any]:
         """Return the form as JSON holds it."""
-        return {"shape": list(self.shape), "values": "as the source has them"}
+        return {"shape": list(self.shape), "values": "as the source returns them"}
 
 
 @dataclass(frozen=True, eq=False)
 class Arrays:
-    """Arrays of one shape.
+    """Arrays of the same shape.
 
     Parameters
     ----------
@@ -77,17 +77,15 @@ class Arrays:
         return TensorInputs(torch.from_numpy(self.values[rows.numpy()]), arrays=True)
 
 
-def stacked(cells: Sequence[NDArray[Any]], where: str, gaps: bool = False) -> NDArray[np.float32]:
-    """Put arrays of numbers into one of float32.
+def stacked(arrays: Sequence[NDArray[Any]], where: str) -> NDArray[np.float32]:
+    """Stack arrays and convert them to float32.
 
     Parameters
     ----------
-    cells
+    arrays
         Row by row, at least one.
     where
         The setting and its value, for messages.
-    gaps
-        Whether numbers may be NaN, which stands for a gap, or infinite.
 
     Returns
     -------
@@ -97,34 +95,38 @@ def stacked(cells: Sequence[NDArray[Any]], where: str, gaps: bool = False) -> ND
     Raises
     ------
     DataError
-        Naming the first row whose shape is not the first's, or that holds a number that is not finite.
+        Naming the first row of another shape than the first one, or with a number that is not finite.
     """
-    for row, cell in enumerate(cells):
-        if cell.shape != cells[0].shape:
-            raise DataError(
-                f"{where}, row {row}: is of shape {cell.shape}, the first is of {cells[0].shape}; all must "
-                "be of one shape"
-            )
+    require_one_shape(arrays, where)
     with np.errstate(over="ignore"):
-        values = np.stack(cells).astype(np.float32, copy=False)
-    if not gaps:
-        _require_finite(values, where)
+        values = np.stack(arrays).astype(np.float32, copy=False)
+    _require_finite(values, where)
     return values
 
 
+def require_one_shape(arrays: Sequence[NDArray[Any]], where: str) -> None:
+    """Raise ``DataError`` if a row has another shape than the first one, naming row and shapes."""
+    for row, array in enumerate(arrays):
+        if array.shape != arrays[0].shape:
+            raise DataError(
+                f"{where}, row {row}: has the shape {array.shape}, the first one {arrays[0].shape}; all must "
+                "have the same shape"
+            )
+
+
 def _require_finite(values: NDArray[np.float32], where: str) -> None:
-    """Refuse NaN and infinity; a number too large for float32 has become infinite."""
+    """Refuse NaN and infinity; a number that float32 cannot hold has become infinite."""
     bad = np.argwhere(~np.isfinite(values))
     if bad.size:
         row, *place = bad[0].tolist()
         raise DataError(
-            f"{where}, row {row}: is of shape {values.shape[1:]} and holds {values[tuple(bad[0])]} at {place}"
-            "; all numbers must be finite in float32"
+            f"{where}, row {row}: has the shape {values.shape[1:]} and holds {values[tuple(bad[0])]} at "
+            f"{place}; all numbers must be finite in float32"
         )
 
 
 def is_array_column(table: "Dataset", column: str) -> bool:
-    """Tell whether each cell of a column is a list of numbers, of whatever depth."""
+    """Tell whether each cell of a column is an array of numbers, or a list of numbers or such lists."""
     import datasets
 
     kind = table.features[column]
@@ -140,7 +142,7 @@ def is_array_column(table: "Dataset", column: str) -> bool:
 
 
 def arrays_of_column(table: "Dataset", column: str, where: str) -> Arrays:
-    """Read a column for which `is_array_column` holds.
+    """Read a column of arrays (see `is_array_column`).
 
     Parameters
     ----------
@@ -152,19 +154,19 @@ def arrays_of_column(table: "Dataset", column: str, where: str) -> Arrays:
     Raises
     ------
     DataError
-        Naming the first row that holds no array, one of another shape than the first, or a number that is
-        not finite.
+        Naming the first row without an array, with one of another shape than the first, or with a number
+        that is not finite.
     """
     stored = table.select_columns([column]).with_format("arrow")[:][column].combine_chunks()
     shape = [len(stored)]
     while True:
-        stored = getattr(stored, "storage", stored)  # of the types that datasets adds to Arrow's
+        stored = getattr(stored, "storage", stored)  # of the array types of datasets
         if not _is_list(stored):
             break
         shape.append(_common_length(stored, shape, f"{where}, column {column!r}"))
         stored = stored.flatten()
     with np.errstate(over="ignore"):
-        values = stored.to_numpy(zero_copy_only=False).astype(np.float32).reshape(shape)  # a gap becomes NaN
+        values = stored.to_numpy(zero_copy_only=False).astype(np.float32).reshape(shape)  # null becomes NaN
     _require_finite(values, f"{where}, column {column!r}")
     return Arrays(values)
 
@@ -177,13 +179,13 @@ def _is_list(stored: Any) -> bool:  # noqa: ANN401
 
 
 def _common_length(lists: Any, shape: Sequence[int], where: str) -> int:  # noqa: ANN401
-    """Return the length of Arrow's lists, of which there are as many as the product of the shape."""
+    """Return the length of Arrow lists, one for each index of ``shape``; raise if they differ."""
     from pyarrow import compute
 
     lengths = compute.fill_null(compute.list_value_length(lists), _NO_LIST).to_numpy()
     for other in np.flatnonzero((lengths != lengths[0]) | (lengths <= 0))[:1]:
         row, length = int(other) // math.prod(shape[1:]), int(lengths[other])
-        unequal = f"a list of length {length}, the first of {lengths[0]}"
+        unequal = f"a list of length {length}, the first one {lengths[0]}"
         found = {_NO_LIST: "no array", 0: "an empty array"}.get(length, unequal)
-        raise DataError(f"{where}, row {row}: holds {found}; all must be arrays of one shape")
+        raise DataError(f"{where}, row {row}: holds {found}; all must be arrays of the same shape")
     return int(lengths[0])

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 GREY = ("1", "L", "LA")
-"""Pillow's names of pixels without colour."""
+"""Pillow's modes of grey images."""
 _HASHED_AT_ONCE = 100
 
 
@@ -86,7 +86,7 @@ class EncodedImages:
         return decoded(content)
 
     def _digest(self) -> str:
-        """Return what changes with any image inside the data set, and with the name of any outside."""
+        """Return a digest of the images in the data set, and of the names of those in files."""
         digest = hashlib.blake2b(digest_size=16)
         for batch in self._column.with_format("arrow").iter(_HASHED_AT_ONCE):
             for cell in batch.column(self._name).to_pylist():
@@ -141,7 +141,7 @@ class ArrayImages:
 
 
 class HeldImages:
-    """Images that came as pixels, each as `pixels_of` writes it; the fingerprint is their digest."""
+    """Decoded images in memory, each as `pixels_of` writes it."""
 
     def __init__(self, contents: Sequence[bytes]) -> None:
         digest = hashlib.blake2b(digest_size=16)
@@ -158,31 +158,31 @@ class HeldImages:
         return f"row {row}"
 
     def content(self, row: int) -> bytes:
-        """Return the pixels, after their size."""
+        """Return the pixels, after a header with their size."""
         return self._contents[row]
 
     def decode(self, content: bytes) -> "Image":
-        """Put the pixels in their shape."""
+        """Reshape the pixels."""
         return decoded(content)
 
 
 def pixels_of(image: "Image") -> bytes:
-    """Write an image as PPM: its size and its pixels, grey or in colour, and nothing that a library chooses.
+    """Write an image as PPM, in grey or RGB: the bytes follow from the pixels, whatever library writes them.
 
     Raises
     ------
     DataError
-        If its pixels have not 8 bits.
+        If its pixels do not have 8 bits.
     """
     if image.mode.startswith(("I", "F")):
-        raise DataError(f"an image's pixels are {image.mode}, they must have 8 bits: scale them to 0..255")
+        raise DataError(f"an image's pixels are {image.mode}; they must have 8 bits: scale them to 0..255")
     file = io.BytesIO()
     image.convert("L" if image.mode in GREY else "RGB").save(file, "PPM")
     return file.getvalue()
 
 
 def _add(digest: "hashlib.blake2b", content: bytes) -> None:
-    """Add some bytes so that they cannot be taken for parts of their neighbours."""
+    """Add bytes after their length, so that no other division into parts gives the same digest."""
     digest.update(len(content).to_bytes(8, "little"))
     digest.update(content)
 

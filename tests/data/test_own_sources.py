@@ -319,6 +319,26 @@ def test_the_names_of_a_torch_datasets_classes_are_its_classes(own):
     assert source.labels.tolist() == [row % 3 for row in range(60)]
 
 
+def test_labels_that_are_the_names_of_a_torch_datasets_classes_keep_their_order(write):
+    body = "found = Pairs([(torch.zeros(2, 2), name) for name in ('low', 'high', 'mid')])"
+    reference = write(f"{body}\n    found.classes = ['low', 'mid', 'high']\n    return found")
+    source = load(reference)
+    assert source.classes.names == ("low", "mid", "high")
+    assert source.labels.tolist() == [0, 2, 1]
+
+
+def test_numbers_keep_their_precision(write):
+    source = load(write("return Pairs([(np.array([1e9 + row, 0.5]), row % 2) for row in range(4)])"))
+    assert source.content.frame["x0"].tolist() == [1e9, 1e9 + 1, 1e9 + 2, 1e9 + 3]
+
+
+def test_the_example_source_holds_a_third_of_each_class():
+    source = load("custom.sources:SensorSeries")
+    assert source.content.values.shape == (1200, 64, 2)
+    assert source.classes.names == ("slow", "fast", "square")
+    assert torch.bincount(source.labels).tolist() == [400, 400, 400]
+
+
 def test_declared_classes_order_those_of_a_torch_dataset(own):
     source = load(own("named"), classes="fox,cat|dog")
     assert source.labels[:3].tolist() == [1, 1, 0]
@@ -407,7 +427,7 @@ def test_a_split_is_one_of_those_returned(own):
 
 @pytest.mark.parametrize("name", ["series", "frame"])
 def test_a_split_that_nothing_takes_is_refused(name, own):
-    with pytest.raises(DataError, match="none can be named after #"):
+    with pytest.raises(DataError, match="so (no split|none) can be named after #"):
         load(own(name) + "#test")
 
 
@@ -445,7 +465,7 @@ def test_parts_and_batches_of_arrays_are_arrays_still(own):
 
 def test_the_record_of_the_data_says_that_arrays_come_as_they_are(own):
     facts = load_shared(run_settings(own("series"))).facts()
-    assert facts["input"] == {"shape": [8, 2], "values": "as the source has them"}
+    assert facts["input"] == {"shape": [8, 2], "values": "as the source returns them"}
 
 
 def test_groups_of_a_users_table_are_never_divided(own):
@@ -620,9 +640,13 @@ WRONG = {
         r"row 0: is a tuple of length 3; an item must be a pair \(input, label\)",
     ),
     "an input alone": ("return Pairs([torch.zeros(2)])", r"row 0: is a Tensor; an item must be a pair"),
+    "integers of 16 bits": (
+        "return Pairs([(torch.zeros(5, 2, dtype=torch.int16), 0)])",
+        r"row 0: the input is int16 of shape \(5, 2\)",
+    ),
     "integers": (
         "return Pairs([(torch.zeros(5, dtype=torch.int64), 0)])",
-        r"row 0: the input is int64 of shape \(5,\); allowed are a PIL image or uint8 of shape \(channels",
+        r"row 0: the input is int64 of shape \(5,\); allowed are images \(PIL, or uint8 of shape \(channels",
     ),
     "channels last": ("return Pairs([(np.zeros((4, 4, 3), np.uint8), 0)])", r"uint8 of shape \(4, 4, 3\)"),
     "one number": ("return Pairs([(np.float32(3), 0)])", "row 0: the input is a float32; allowed are"),
@@ -630,27 +654,27 @@ WRONG = {
     "an object": ("return Pairs([({'a': 1}, 0)])", "row 0: the input is a dict; allowed are"),
     "pixels of 16 bits": (
         "return Pairs([(Image.new('I', (2, 2)), 0)])",
-        r"row 0: an image's pixels are I, they must have 8 bits: scale them to 0\.\.255",
+        r"row 0: an image's pixels are I; they must have 8 bits: scale them to 0\.\.255",
     ),
     "two kinds": (
         "return Pairs([(torch.zeros(2, 2), 0), ('a text', 1)])",
-        "row 1: is a text, the first is an array",
+        "row 1: is a text, the first one is an array",
     ),
     "two shapes": (
         "return Pairs([(torch.zeros(64, 2), 0), (torch.zeros(64, 2), 1), (torch.zeros(63, 2), 1)])",
-        r"row 2: is of shape \(63, 2\), the first is of \(64, 2\); all must be of one shape",
+        r"row 2: has the shape \(63, 2\), the first one \(64, 2\); all must have the same shape",
     ),
     "two lengths": (
         "return Pairs([(torch.zeros(3), 0), (torch.zeros(4), 1)])",
-        r"row 1: is of shape \(4,\), the first is of \(3,\); all must be of one shape",
+        r"row 1: has the shape \(4,\), the first one \(3,\); all must have the same shape",
     ),
     "not a number": (
         "return Pairs([(torch.zeros(3, 2), 0), (torch.tensor([[0, 1], [0, np.nan]]).repeat(2, 1)[:3], 1)])",
-        r"row 1: is of shape \(3, 2\) and holds nan at \[1, 1\]; all numbers must be finite",
+        r"row 1: has the shape \(3, 2\) and holds nan at \[1, 1\]; all numbers must be finite",
     ),
     "too large for float32": (
         "return Pairs([(np.full((1, 2), 1e300), 0), (np.zeros((1, 2)), 1)])",
-        r"row 0: is of shape \(1, 2\) and holds inf at \[0, 0\]",
+        r"row 0: has the shape \(1, 2\) and holds inf at \[0, 0\]",
     ),
     "a label of several numbers": (
         "return Pairs([(torch.zeros(2, 2), torch.tensor([0, 1]))])",
@@ -662,17 +686,17 @@ WRONG = {
     ),
     "labels of two kinds": (
         "return Pairs([(torch.zeros(2, 2), 0), (torch.zeros(2, 2), 'a')])",
-        "row 1: the label is 'a', the first is 0; they must be all numbers or all texts",
+        "row 1: the label is 'a', the first one is 0; labels must be all numbers or all texts",
     ),
     "one label": ("return Pairs([(torch.zeros(2, 2), 4)] * 3)", "column 'label' holds only the label '4'"),
     "names without text": ("return pd.DataFrame(np.zeros((3, 2)))", r"they are \[0, 1\]"),
     "cells of two kinds": (
         "return pd.DataFrame({'age': [1, 'a'], 'label': [0, 1]})",
-        "the DataFrame cannot be made a table: ",
+        "the DataFrame cannot be converted to a table: ",
     ),
     "a transform": (
         "return datasets.Dataset.from_dict({'a': [1], 'label': [0]}).with_transform(lambda rows: rows)",
-        "the Dataset has a transform; apply it by map",
+        "the Dataset has a transform, .* apply it with map",
     ),
     "a stream": (
         "return datasets.Dataset.from_dict({'a': [1], 'label': [0]}).to_iterable_dataset()",
@@ -680,7 +704,7 @@ WRONG = {
     ),
     "gaps among arrays": (
         "return pd.DataFrame({'series': [[1.0, 2.0], None], 'label': [0, 1]})",
-        "column 'series', row 1: holds no array; all must be arrays of one shape",
+        "column 'series', row 1: holds no array; all must be arrays of the same shape",
     ),
 }
 
@@ -698,11 +722,13 @@ def test_a_label_that_is_none_of_the_declared_classes_is_refused_by_its_row(own)
         load(own("series"), classes="2")
 
 
-@pytest.mark.parametrize("label", [3, -1, 0.5])
-def test_a_label_that_a_torch_datasets_classes_do_not_name_is_refused_by_its_row(label, write):
-    body = f"found = Pairs([(torch.zeros(2, 2), 0), (torch.zeros(2, 2), {label})])"
+@pytest.mark.parametrize(("first", "label"), [("0", "3"), ("0", "-1"), ("0", "0.5"), ("'a'", "'d'")])
+def test_a_label_that_a_torch_datasets_classes_do_not_name_is_refused_by_its_row(first, label, write):
+    body = f"found = Pairs([(torch.zeros(2, 2), {first}), (torch.zeros(2, 2), {label})])"
     reference = write(f"{body}\n    found.classes = ['a', 'b', 'c']\n    return found")
-    with pytest.raises(DataError, match=f"row 1: the label is {label}; .* must be a number from 0 to 2"):
+    with pytest.raises(
+        DataError, match=f"row 1: the label is {label}; it must be .* a, b, c, or its number from 0 to 2"
+    ):
         load(reference)
 
 
@@ -716,7 +742,10 @@ def test_a_row_without_a_label_is_refused(write):
 
 def test_a_function_that_takes_something_else_is_refused(write):
     reference = write("return None", head="def mine(root, settings, download=False):")
-    with pytest.raises(DataError, match="takes root; a source is called with settings and split"):
+    with pytest.raises(
+        DataError,
+        match="has the parameters root without a default; a source is given settings and split only",
+    ):
         load(reference)
 
 

@@ -274,7 +274,8 @@ def test_a_column_of_lists_beside_others_is_named_to_become_arrays(tmp_path):
 def test_lists_of_unequal_lengths_are_refused_by_row(tmp_path):
     path = parquet(tmp_path, pixels=[[1, 2], [3, 4], [5]], label=[0, 1, 0])
     expected = (
-        "column 'pixels', row 2: holds a list of length 1, the first of 2; all must be arrays of one shape"
+        "column 'pixels', row 2: holds a list of length 1, the first one 2; all must be arrays of the same "
+        "shape"
     )
     with pytest.raises(DataError, match=expected):
         load(path)

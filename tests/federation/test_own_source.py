@@ -89,7 +89,7 @@ def test_a_network_learns_series_in_two_rounds(
     assert last["nodes"] == {"asked": 2, "answered": 2, "failed": []}
     assert last[party]["accuracy"] > 0.6
     facts = json.loads(folder.data_file.read_text())
-    assert facts["input"] == {"shape": [24, 2], "values": "as the source has them"}
+    assert facts["input"] == {"shape": [24, 2], "values": "as the source returns them"}
     assert facts["classes"] == ["0", "1", "2"]
     assert facts["server's test"] == 60
 
