@@ -1,25 +1,21 @@
-"""A Flower grid inside one process: real ClientApps, real serialisation, and faults on demand."""
+"""A Flower grid inside the server's process: real ClientApps, real serialisation, and faults on demand."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any, TypeVar
 
 from flwr.app import Context, Message, RecordDict
-from flwr.app.error import Error
-from flwr.app.message import make_message
-from flwr.clientapp import ClientApp
-from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
-from flwr.supercore.task_identity import TaskIdentity
 
 from protocol.messages import TRAIN, Payload, unmark_reply
-from simulation.clock import SimulatedClock
+from simulation.clock import SimulationClock
+from simulation.executors import Executor
+from simulation.messages import RUN_ID
 
-RUN_ID = 2**62 + 1
-SERVER_NODE = 1
 FIRST_NODE = 2**62 + 1000
+_NO_RUN = "a simulation in this process has no SuperLink, and so no run of one"
 PayloadT = TypeVar("PayloadT", bound=Payload)
 
 
@@ -50,33 +46,73 @@ def no_faults(request: Message, reply: Message, now: float) -> list[Delivery]:
 
 
 class InProcessGrid(Grid):
-    """Runs each message in the real ClientApp as soon as it is pushed."""
+    """Flower's grid without a SuperLink: it hands each message to an executor and keeps the replies.
 
-    def __init__(self, app: ClientApp, clock: SimulatedClock, faults: Faults = no_faults) -> None:
-        self.app = app
+    With a `SimulatedClock` time stands still while clients work, and replies are delivered in the order in
+    which messages were sent; with a `RealClock` they are delivered as they come.
+
+    Parameters
+    ----------
+    executor
+        Who does the clients' work.
+    clock
+        How time passes.
+    faults
+        What happens to replies on their way.
+    recording
+        Whether all messages are kept, for whoever wants to read them later; they take memory.
+    """
+
+    def __init__(
+        self,
+        executor: Executor,
+        clock: SimulationClock,
+        faults: Faults = no_faults,
+        recording: bool = False,
+    ) -> None:
         self.clock = clock
         self.faults = faults
         self.nodes: dict[int, SimulatedNode] = {}
         self.requests: list[Message] = []
         self.replies: list[Message] = []
-        self._deliveries: list[Delivery] = []
+        self._executor = executor
+        self._recording = recording
         self._sent = 0
+        self._unanswered: dict[str, Message] = {}
+        self._answers: dict[str, Message] = {}
+        self._deliveries: list[Delivery] = []
 
     # --- nodes ---------------------------------------------------------------------------------
 
     def add_node(self, run_config: Mapping[str, Any], node_config: Mapping[str, Any]) -> int:
-        """Connect a node and return its id."""
+        """Connect a node and return its id.
+
+        Parameters
+        ----------
+        run_config
+            Of the run, as Flower gives it to the node.
+        node_config
+            What the node's operator would state.
+        """
         node_id = FIRST_NODE + len(self.nodes)
         context = Context(RUN_ID, node_id, dict(node_config), RecordDict(), dict(run_config))
         self.nodes[node_id] = SimulatedNode(context)
         return node_id
 
     def add_simulated_nodes(self, run_config: Mapping[str, Any], count: int) -> list[int]:
-        """Connect nodes as a simulation has them: each with its partition and no name."""
+        """Connect nodes as a simulation has them, each with its partition and no name; return their ids.
+
+        Parameters
+        ----------
+        run_config
+            Of the run, as Flower gives it to the nodes.
+        count
+            How many nodes.
+        """
         configs = [{"partition-id": index, "num-partitions": count} for index in range(count)]
         return [self.add_node(run_config, config) for config in configs]
 
-    # --- what was said -------------------------------------------------------------------------
+    # --- what was said, if it is recorded ------------------------------------------------------
 
     def requests_to(self, node_id: int) -> list[Message]:
         """Return the rounds' messages to a node, in order."""
@@ -93,13 +129,13 @@ class InProcessGrid(Grid):
     # --- Flower's interface --------------------------------------------------------------------
 
     def set_run(self, run: Run) -> None:
-        """Refuse: nothing sets a run here."""
-        raise AssertionError("nothing sets a run here")
+        """Raise an error: there is no SuperLink of which this could be a run."""
+        raise NotImplementedError(_NO_RUN)
 
     @property
     def run(self) -> Run:
-        """Refuse: nothing needs the run here."""
-        raise AssertionError("nothing needs the run here")
+        """Raise an error: there is no SuperLink of which this could be a run."""
+        raise NotImplementedError(_NO_RUN)
 
     def create_message(
         self,
@@ -109,74 +145,89 @@ class InProcessGrid(Grid):
         group_id: str,
         ttl: float | None = None,
     ) -> Message:
-        """Refuse: deprecated in Flower."""
-        raise AssertionError("deprecated in Flower")
+        """Raise an error: Flower makes messages with ``Message(...)`` now."""
+        raise NotImplementedError("Grid.create_message is deprecated in Flower: use flwr.app.Message(...)")
 
     def get_node_ids(self) -> Iterable[int]:
         """Return the ids of the nodes that are online."""
         return [node_id for node_id, node in self.nodes.items() if node.online]
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Let each node that is online answer at once; return the messages' ids."""
-        ids = []
-        for message in messages:
-            self._sent += 1
-            message.metadata.__dict__["_message_id"] = f"{self._sent:064x}"
-            ids.append(message.metadata.message_id)
-            self.requests.append(message)
-            if self.nodes[message.metadata.dst_node_id].online:
-                reply = self._handle(message)
-                self._deliveries += self.faults(message, reply, self.clock.now())
-        return ids
+        """Send messages; return their ids. A node that is offline never answers."""
+        return [self._send(message) for message in messages]
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Return the replies to these messages that have arrived by now."""
+        """Return the replies to these messages that have arrived by now; each is returned once."""
         wanted = set(message_ids)
-        due = [
-            delivery
-            for delivery in self._deliveries
-            if delivery.at <= self.clock.now() and delivery.reply.metadata.reply_to_message_id in wanted
-        ]
-        self._deliveries = [delivery for delivery in self._deliveries if delivery not in due]
-        self.replies += [delivery.reply for delivery in due]
-        return [delivery.reply for delivery in due]
+        if not self.clock.work_takes_time:
+            self._executor.finish(self._sent_until(wanted))
+        self._collect()
+        now = self.clock.now()
+        due: list[Delivery] = []
+        later: list[Delivery] = []
+        for delivery in self._deliveries:
+            arrived = delivery.at <= now and delivery.reply.metadata.reply_to_message_id in wanted
+            (due if arrived else later).append(delivery)
+        self._deliveries = later
+        arrived_replies = [delivery.reply for delivery in due]
+        if self._recording:
+            self.replies += arrived_replies
+        return arrived_replies
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> Iterable[Message]:
-        """Send messages, and let time pass until all are answered or it is up."""
+        """Send messages, and let time pass until all are answered or it is up.
+
+        Parameters
+        ----------
+        messages
+            To nodes.
+        timeout
+            Seconds to wait; None: until the messages are too old to be answered.
+        """
+        messages = list(messages)
         ids = list(self.push_messages(messages))
-        until = self.clock.now() + (timeout or 3600)
-        replies: list[Message] = []
+        lifetime = max((message.metadata.ttl for message in messages), default=0.0)
+        until = self.clock.now() + (lifetime if timeout is None else timeout)
+        replies = list(self.pull_messages(ids))
         while len(replies) < len(ids) and self.clock.now() < until:
-            replies += self.pull_messages(ids)
             self.clock.sleep()
+            replies += self.pull_messages(ids)
         return replies
 
     # --- parts ---------------------------------------------------------------------------------
 
-    def _handle(self, message: Message) -> Message:
+    def _send(self, message: Message) -> str:
+        self._sent += 1
+        message_id = f"{self._sent:064x}"
+        message.metadata.__dict__["_message_id"] = message_id
+        if self._recording:
+            self.requests.append(message)
         node = self.nodes[message.metadata.dst_node_id]
-        node.handled.append(message.metadata.message_type)
-        with task_identity(message.metadata.dst_node_id):
-            try:
-                reply = self.app(_over_the_wire(message), node.context)
-            except Exception as error:
-                return Message(Error(code=0, reason=f"{type(error).__name__}: {error}"), reply_to=message)
-            copy = _over_the_wire(reply)
-        copy.metadata.__dict__["_reply_to_message_id"] = message.metadata.message_id
-        return copy
+        if node.online:
+            node.handled.append(message.metadata.message_type)
+            self._unanswered[message_id] = message
+            self._executor.submit(message, node.context)
+            self._collect()
+        return message_id
 
+    def _sent_until(self, wanted: set[str]) -> list[str]:
+        """Return the unanswered messages up to the last wanted one, in the order in which they were sent."""
+        unanswered = list(self._unanswered)
+        last = max((place for place, sent in enumerate(unanswered, start=1) if sent in wanted), default=0)
+        return unanswered[:last]
 
-@contextmanager
-def task_identity(node_id: int = SERVER_NODE) -> Iterator[None]:
-    """Be a task of Flower's, without which no message can be made."""
-    before = (TaskIdentity._run_id, TaskIdentity._node_id, TaskIdentity._task_id)
-    TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = RUN_ID, node_id, 2**62 + 7
-    try:
-        yield
-    finally:
-        TaskIdentity._run_id, TaskIdentity._node_id, TaskIdentity._task_id = before
+    def _collect(self) -> None:
+        """Send on its way what nodes have answered."""
+        for reply in self._executor.replies():
+            self._answers[reply.metadata.reply_to_message_id] = reply
+        answered = self._answers.__contains__
+        in_any_order = self.clock.work_takes_time
+        ready = filter(answered, self._unanswered) if in_any_order else takewhile(answered, self._unanswered)
+        for message_id in list(ready):
+            request, reply = self._unanswered.pop(message_id), self._answers.pop(message_id)
+            self._deliveries += self.faults(request, reply, self.clock.now())
 
 
 def is_train(message: Message) -> bool:
@@ -185,11 +236,11 @@ def is_train(message: Message) -> bool:
 
 
 def read_reply(kind: type[PayloadT], reply: Message) -> PayloadT:
-    """Return a reply's payload."""
+    """Return a reply's payload.
+
+    Raises
+    ------
+    MessageError
+        If it is no such payload.
+    """
     return kind.from_record(unmark_reply(reply.content, int(reply.metadata.group_id)))
-
-
-def _over_the_wire(message: Message) -> Message:
-    """Return what the other side gets to see: a copy made from bytes."""
-    content = recorddict_from_proto(recorddict_to_proto(message.content))
-    return make_message(message.metadata, content=content)

@@ -7,6 +7,7 @@ from typing import Any
 from client_app.app import app
 from protocol.settings import RunSettings
 from simulation.clock import SimulatedClock
+from simulation.executors import InThisProcess
 from simulation.grid import InProcessGrid
 from simulation.run import run_over
 
@@ -63,7 +64,7 @@ def undisturbed(settings: Mapping[str, str | int | float], folder: Path) -> list
     is compared with; that both begin alike is asserted.
     """
     run_settings = RunSettings.parse({**settings, "output-dir": str(folder / "runs")})
-    grid = InProcessGrid(app, SimulatedClock())
+    grid = InProcessGrid(InThisProcess(app), SimulatedClock())
     for client in CLIENTS:
         grid.add_node(run_settings.flat(), node_settings(client, folder / "state" / client))
     return list(run_over(grid, run_settings, simulation=False).rounds())

@@ -18,6 +18,7 @@ from protocol.errors import FederationError, MotleyError
 from protocol.messages import HELLO, TRAIN
 from server_app.run_folder import RunFolder
 from simulation.clock import SimulatedClock
+from simulation.executors import InThisProcess
 from simulation.grid import Delivery, InProcessGrid, read_reply
 from simulation.run import grid_for, run_over
 from strategies.soft_labels.messages import SoftLabelReply, SoftLabelRequest
@@ -365,7 +366,7 @@ def test_a_quorum_above_min_nodes_is_waited_for_before_the_round(tmp_path: Path)
 
 def test_a_node_that_changes_its_network_is_told_so(tmp_path: Path) -> None:
     run_settings = settings(tmp_path, min_nodes=1, num_rounds=2)
-    grid = InProcessGrid(client_app.app.app, SimulatedClock())
+    grid = InProcessGrid(InThisProcess(client_app.app.app), SimulatedClock())
     nodes = [real_node(grid, run_settings.flat(), part, tmp_path) for part in range(2)]
     folder = run_over(grid, run_settings, simulation=False)
     grid.nodes[nodes[0]].context.node_config["model"] = "resnet20"

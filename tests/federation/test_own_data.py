@@ -14,6 +14,7 @@ from data import load_client_data
 from protocol.errors import FederationError
 from server_app.run_folder import RunFolder
 from simulation.clock import SimulatedClock
+from simulation.executors import InThisProcess
 from simulation.grid import InProcessGrid
 from simulation.run import run_over
 from tests.support.federation import settings
@@ -63,7 +64,7 @@ def run_hospitals(
     from client_app.app import app
 
     run_settings = settings(folder / "runs", **of_nodes(folder, **changes))
-    grid = InProcessGrid(app, SimulatedClock())
+    grid = InProcessGrid(InThisProcess(app), SimulatedClock())
     for site in SITES:
         own: dict[str, Any] = {"data-path": str(folder / f"{site}.csv")}
         own = own if nodes is None else nodes.get(site, own)

@@ -6,7 +6,7 @@ import pytest
 from flwr.app import ArrayRecord
 
 from server_app.run import build
-from simulation.grid import task_identity
+from simulation.messages import task_identity
 from simulation.run import grid_for
 from tests.support.federation import run_quickly, settings
 

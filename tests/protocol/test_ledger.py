@@ -5,7 +5,8 @@ from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 
 from protocol.ledger import Traffic, soft_label_paper_up, wire_bytes
 from protocol.messages import TRAIN
-from simulation.grid import FIRST_NODE, task_identity
+from simulation.grid import FIRST_NODE
+from simulation.messages import task_identity
 from strategies.soft_labels.dsfl import dsfl_paper_down, dsfl_paper_exchange
 from strategies.soft_labels.messages import SoftLabelRequest
 from strategies.soft_labels.scarlet import scarlet_paper_down

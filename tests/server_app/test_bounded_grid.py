@@ -18,7 +18,8 @@ from flwr.supercore.inflatable.inflatable_object import (
 
 from server_app import bounded_grid
 from server_app.bounded_grid import BoundedGrid
-from simulation.grid import FIRST_NODE, RUN_ID, task_identity
+from simulation.grid import FIRST_NODE
+from simulation.messages import RUN_ID, task_identity
 
 
 class FakeSuperLink:
