@@ -18,10 +18,9 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from benchmarks.kept_runs import run_once
 from protocol.ledger import Traffic
 from protocol.settings import RunSettings
-from server_app.run_folder import RunFolder
-from simulation.run import grid_for, run_over
 
 CLIENTS = 10
 METHODS: Mapping[str, Mapping[str, Any]] = {
@@ -67,10 +66,7 @@ def run_cell(cell: Cell, output: Path) -> dict[str, Any]:
     if result_file.exists():
         result: dict[str, Any] = json.loads(result_file.read_text())
         return result
-    settings = cell.settings(output)
-    finished = [RunFolder(models.parent) for models in (output / cell.name).glob("*/models")]
-    folder = finished[0] if finished else run_over(grid_for(settings, CLIENTS), settings)
-    lines = folder.rounds()
+    lines = run_once(cell.settings(output), CLIENTS).rounds()
     traffic = sum((Traffic(**line["bytes"]) for line in lines), Traffic())
     result = {"paper": traffic.paper, "wire": traffic.wire}
     for side in ("server", "clients"):

@@ -8,10 +8,9 @@ from pathlib import Path
 from statistics import mean
 from typing import Any, TypeVar
 
+from benchmarks.kept_runs import run_once
 from protocol.settings import RunSettings
 from protocol.values import numbers
-from server_app.run_folder import RunFolder
-from simulation.run import grid_for, run_over
 
 Figures = Mapping[str, float]
 """``accuracy``, and ``metric`` if the run has one, both from 0 or -1 to 1."""
@@ -43,8 +42,7 @@ class LevelRun:
         settings = RunSettings.parse(
             {**self.settings, "seed": self.seed, "output-dir": str(place), "resume": "auto"}
         )
-        finished = [RunFolder(models.parent) for models in place.glob("*/models")]
-        folder = finished[0] if finished else run_over(grid_for(settings, self.clients), settings)
+        folder = run_once(settings, self.clients, workers=None)
         levels = range(1, len(numbers(settings.levels.shares)) + 1)
         return {
             line["round"]: [_at(line["levels"], level, settings.strategy) for level in levels]

@@ -21,11 +21,10 @@ from typing import Any
 from flwr.common.config import flatten_dict
 from matplotlib.figure import Figure
 
+from benchmarks.kept_runs import run_once
 from benchmarks.submodels import parse_change
 from protocol.ledger import Traffic
 from protocol.settings import RunSettings
-from server_app.run_folder import RunFolder
-from simulation.run import grid_for, run_over
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 ROWS: Mapping[str, Mapping[str, Any]] = {
@@ -69,10 +68,7 @@ class Cell:
 
 def run_cell(cell: Cell, output: Path) -> Lines:
     """Run one cell, or go on with it, or read what it came to before."""
-    finished = [RunFolder(models.parent) for models in (output / cell.name).glob("*/models")]
-    settings = cell.settings(output)
-    folder = finished[0] if finished else run_over(grid_for(settings, cell.clients), settings)
-    return folder.rounds()
+    return run_once(cell.settings(output), cell.clients).rounds()
 
 
 def rows(results: Mapping[Cell, Lines]) -> Iterator[str]:

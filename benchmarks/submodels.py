@@ -19,10 +19,9 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from benchmarks.kept_runs import run_once
 from protocol.settings import RunSettings
 from protocol.values import numbers
-from server_app.run_folder import RunFolder
-from simulation.run import grid_for, run_over
 
 CLIENTS = 20
 LAST = 3
@@ -132,9 +131,8 @@ def run_cell(cell: Cell, output: Path) -> Accuracies:
         result: Accuracies = json.loads(result_file.read_text())
         return result
     settings = cell.settings(output)
-    finished = [RunFolder(models.parent) for models in (output / cell.name).glob("*/models")]
-    folder = finished[0] if finished else run_over(grid_for(settings, CLIENTS), settings)
-    lines = [line for line in folder.rounds() if "levels" in line][-LAST:]
+    rounds = run_once(settings, CLIENTS).rounds()
+    lines = [line for line in rounds if "levels" in line][-LAST:]
     levels = range(1, len(numbers(settings.levels.shares)) + 1)
     result = [_mean(_at(line["levels"], level, settings.strategy) for line in lines) for level in levels]
     result_file.write_text(json.dumps(result))

@@ -14,14 +14,13 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from benchmarks.kept_runs import run_once
 from data import load_server_test
 from learning.training import evaluate
 from models import build_elastic, elastic_design, load_weights
 from protocol.ledger import Traffic
 from protocol.settings import RunSettings
 from protocol.values import numbers
-from server_app.run_folder import RunFolder
-from simulation.run import grid_for, run_over
 from strategies.levels import assign_levels, plan_levels
 
 CLIENTS, CLASSES = 12, 10
@@ -39,8 +38,7 @@ def run_one(strategy: str, seed: int, output: Path) -> dict[str, Any]:
     settings = RunSettings.parse(
         {**BASE, "strategy": strategy, "seed": seed, "output-dir": str(place), "resume": "auto"}
     )
-    finished = [RunFolder(models.parent) for models in place.glob("*/models")]
-    folder = finished[0] if finished else run_over(grid_for(settings, CLIENTS), settings)
+    folder = run_once(settings, CLIENTS)
     test = load_server_test(settings)
     assert test is not None
     design = elastic_design(settings.model, settings)

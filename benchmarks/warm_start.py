@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from tests.support.processes import BIN, Deployment, deployment, free_port
+from deploy.local_flower import BIN, LocalFlower, free_port, local_flower
 
 APP = Path(__file__).parent / "empty_app"
 NODES = 2
@@ -40,7 +40,7 @@ SETTINGS = (
 )
 
 
-def start_node(flower: Deployment, name: str, setting: Setting) -> None:
+def start_node(flower: LocalFlower, name: str, setting: Setting) -> None:
     """Start a SuperNode and what starts its ClientApps."""
     port = str(free_port())
     command = [sys.executable, "-m", "deploy.supernode"] if setting.quick else [str(BIN / "flower-supernode")]
@@ -54,7 +54,7 @@ def start_node(flower: Deployment, name: str, setting: Setting) -> None:
 
 def measure(setting: Setting, rounds: int) -> list[float]:
     """Return the seconds of each round of a run."""
-    with tempfile.TemporaryDirectory() as folder, deployment(Path(folder) / "flower") as flower:
+    with tempfile.TemporaryDirectory() as folder, local_flower(Path(folder) / "flower") as flower:
         flower.start_superlink()
         for number in range(NODES):
             start_node(flower, str(number), setting)

@@ -121,8 +121,7 @@ def _serve(control: Connection, other_end: Connection, work: Work, parent: int) 
     """Be the server, until told to end or the parent is gone."""
     other_end.close()
     _prepare(parent)
-    gc.collect()
-    gc.freeze()  # what is shared with the children stays shared: the collector does not write to it
+    gc.freeze()  # what is shared stays shared: the collector would write to it, and so make copies
     children: dict[int, ForkProcess] = {}
     with suppress(EOFError, OSError):
         while (question := control.recv()) != _END:

@@ -64,20 +64,20 @@ def simulate(
         return run_over(grid, settings)
 
 
-def grid_for(settings: RunSettings, clients: int, faults: Faults = no_faults) -> InProcessGrid:
-    """Return a grid with simulated clients that work in this process, whose messages can be read afterwards.
+def grid_for(settings: RunSettings, nodes: int = 3, faults: Faults = no_faults) -> InProcessGrid:
+    """Return a grid with simulated nodes that work in this process, whose messages can be read afterwards.
 
     Parameters
     ----------
     settings
         Of the run.
-    clients
+    nodes
         How many there are; they share what the settings split.
     faults
         What happens to replies on their way.
     """
     grid = InProcessGrid(InThisProcess(client_app), SimulatedClock(), faults, recording=True)
-    grid.add_simulated_nodes(settings.flat(), clients)
+    grid.add_simulated_nodes(settings.flat(), nodes)
     return grid
 
 

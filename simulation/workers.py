@@ -108,11 +108,11 @@ class WorkerPool:
         """Take a message for a node, whose ``context`` gets its new state when it has answered."""
         self._waiting.append(_Task(message, context))
         self._unanswered.add(message.metadata.message_id)
-        self._look(0)
+        self._attend(0)
 
     def replies(self) -> list[Message]:
         """Return the replies that are there by now; each is returned once."""
-        self._look(0)
+        self._attend(0)
         answered, self._answered = self._answered, []
         return [unpack(packed) for packed in answered]
 
@@ -120,18 +120,26 @@ class WorkerPool:
         """Wait until all of these messages are answered."""
         awaited = set(message_ids)
         while self._unanswered & awaited:
-            self._look(None)
+            self._attend(None)
 
     def wait(self, seconds: float) -> None:
         """Wait until there is a reply, at most this long."""
         if not self._answered:
-            self._look(seconds)
+            self._attend(seconds)
 
     # --- parts ---------------------------------------------------------------------------------
 
-    def _look(self, seconds: float | None) -> None:
-        """See who has answered or ended, waiting at most this long for the first; give idle workers tasks."""
-        self._hand_out()
+    def _attend(self, seconds: float | None) -> None:
+        """See to the workers that have answered or ended, and give those that are idle something to do.
+
+        Whatever can be handed out is handed out at the end, so that at least one worker is busy as long as a
+        message is unanswered.
+
+        Parameters
+        ----------
+        seconds
+            How long to wait if none has answered or ended; None: until one has.
+        """
         by_connection = {worker.connection: worker for worker in self._workers}
         for connection in wait(list(by_connection), seconds):
             assert isinstance(connection, Connection)

@@ -86,6 +86,12 @@ def test_what_deploys_the_app_does_not_import_it():
     assert [module for module in modules if imported(ast.walk(tree_of(module))) & ours] == []
 
 
+def test_benchmarks_import_no_tests():
+    modules = [file.relative_to(REPOSITORY).as_posix() for file in (REPOSITORY / "benchmarks").rglob("*.py")]
+    assert "benchmarks/warm_start.py" in modules
+    assert [module for module in modules if "tests" in imported(ast.walk(tree_of(module)))] == []
+
+
 @pytest.mark.parametrize("module", MATHEMATICS)
 def test_the_mathematics_knows_nothing_of_flower(module):
     assert not {name for name in imported(ast.walk(tree_of(module))) if name.startswith("flwr")}
