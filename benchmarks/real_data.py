@@ -32,6 +32,8 @@ ROWS: Mapping[str, Mapping[str, Any]] = {
     "FedAvg": {"strategy": "fedavg"},
     "Individual": {"strategy": "individual"},
 }
+OF_LABELS = ("distillation.", "scarlet.")
+"""Tables of settings that only SCARLET reads; others would refuse them as idle."""
 LAST = 3
 """How many evaluations, the last ones, a figure is the mean of."""
 PATHS = ("data.source", "data.test-source", "public.source")
@@ -56,6 +58,8 @@ class Cell:
         recipe = flatten_dict(tomllib.loads((RECIPES / f"scarlet-{self.recipe}.toml").read_text()))
         paths = {key: str(self.data / Path(str(recipe[key])).name) for key in PATHS if key in recipe}
         own = {"seed": self.seed, "output-dir": str(output / self.name), "resume": "auto", "device": "cpu"}
+        if self.row != "SCARLET":
+            recipe = {key: value for key, value in recipe.items() if not key.startswith(OF_LABELS)}
         return RunSettings.parse(
             {**recipe, **paths, **ROWS[self.row], **dict(map(parse_change, self.changes)), **own}
         )
