@@ -1,13 +1,16 @@
 """Seconds of a simulated federation with worker processes, beside the same in one process.
 
 Digits, 10 clients, 5 rounds, over the in-process grid with real serialisation. The two take turns, and their
-figures must be equal. Each run is timed from its settings to its report; its rounds are timed apart.
+figures must be equal. Each run is timed from its settings to its report; its rounds are timed apart. Beside
+it the processor time of the whole run, which other programs on the machine disturb less: the server's, and
+that of all workers together.
 
     python -m benchmarks.simulation
 """
 
 import argparse
 import logging
+import resource
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -33,6 +36,10 @@ class Timing:
 
     seconds: float
     in_rounds: float
+    processor: float
+    """Seconds of this process."""
+    workers_processor: float
+    """Seconds of all workers together."""
     figures: Sequence[Mapping[str, Any]]
 
 
@@ -52,11 +59,13 @@ def measure(method: str, rounds: int, workers: int) -> Timing:
         settings = RunSettings.parse(
             {**METHODS[method], "num-rounds": rounds, "output-dir": folder, "device": "cpu"}
         )
-        started = time.perf_counter()
+        started, processor = time.perf_counter(), time.process_time()
+        helpers = _of_ended_processes()
         lines = simulate(settings, CLIENTS, workers).rounds()
-        seconds = time.perf_counter() - started
+        seconds, processor = time.perf_counter() - started, time.process_time() - processor
+        helpers = _of_ended_processes() - helpers
     in_rounds = sum(sum(line.pop("seconds").values()) for line in lines)
-    return Timing(seconds, in_rounds, lines)
+    return Timing(seconds, in_rounds, processor, helpers, lines)
 
 
 def row(method: str, alone: Sequence[Timing], helped: Sequence[Timing]) -> str:
@@ -73,9 +82,19 @@ def row(method: str, alone: Sequence[Timing], helped: Sequence[Timing]) -> str:
     """
     cells = [f"{median(run.seconds for run in runs):.1f} s" for runs in (alone, helped)]
     cells += [f"{median(run.in_rounds for run in runs):.1f} s" for runs in (alone, helped)]
+    cells += [f"{median(run.processor for run in alone):.1f} s"]
+    cells += [
+        f"{median(getattr(run, part) for run in helped):.1f} s" for part in ("processor", "workers_processor")
+    ]
     ratios = sorted(one.in_rounds / other.in_rounds for one, other in zip(alone, helped, strict=True))
     cells.append(f"{median(ratios):.2f} ({ratios[0]:.2f}–{ratios[-1]:.2f})")
     return f"| {method} | {' | '.join(cells)} |"
+
+
+def _of_ended_processes() -> float:
+    """Return the processor seconds of all processes that this one has started and that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def main() -> None:
@@ -87,8 +106,10 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     options = parser.parse_args()
     logging.getLogger("flwr").setLevel(logging.WARNING)
-    print(f"| | in one process | {options.workers} workers | rounds | rounds, workers | times as fast |")
-    print("|---" * 6 + "|")
+    heads = ["", "in one process", f"{options.workers} workers", "rounds", "rounds, workers"]
+    heads += ["processor time", "server's, workers", "workers'", "times as fast, rounds"]
+    print(f"| {' | '.join(heads)} |")
+    print("|---" * len(heads) + "|")
     for method in options.methods:
         measure(method, 1, 0)  # the first run of a process imports and loads data
         alone, helped = [], []

@@ -71,7 +71,7 @@ class ForkServer:
         Raises
         ------
         FederationError
-            If the server was ended from outside.
+            If the server has ended.
         """
         ours, theirs = multiprocessing.Pipe()
         process_id = self._ask(_FORK, theirs)
@@ -84,7 +84,7 @@ class ForkServer:
         Raises
         ------
         FederationError
-            If the server was ended from outside.
+            If the server has ended.
         """
         exit_code = self._ask(process_id)
         if exit_code < 0:
@@ -100,8 +100,8 @@ class ForkServer:
             number: int = self._control.recv()
         except (EOFError, OSError) as error:
             raise FederationError(
-                f"the simulation's worker processes are gone: the process that starts them "
-                f"({self._process.pid}) was ended from outside"
+                f"the simulation's worker processes are gone: the one that starts them "
+                f"({self._process.pid}) has ended"
             ) from error
         return number
 
@@ -123,14 +123,23 @@ def _serve(control: Connection, other_end: Connection, work: Work, parent: int) 
     _prepare(parent)
     gc.freeze()  # what is shared stays shared: the collector would write to it, and so make copies
     children: dict[int, ForkProcess] = {}
-    with suppress(EOFError, OSError):
-        while (question := control.recv()) != _END:
+    try:
+        while (question := _hear(control)) != _END:
             if question == _FORK:
                 control.send(_fork(control, work, children))
             else:
-                control.send(_reap(children.pop(question)))
-    for child in children.values():
-        child.kill()
+                control.send(_reap(children.pop(int(question))))
+    finally:
+        for child in children.values():
+            child.kill()
+
+
+def _hear(control: Connection) -> str | int:
+    try:
+        question: str | int = control.recv()
+    except (EOFError, OSError):  # the parent is gone
+        return _END
+    return question
 
 
 def _fork(control: Connection, work: Work, children: dict[int, ForkProcess]) -> int:
