@@ -19,6 +19,7 @@ def bundle():
     return build_fab_from_disk(REPOSITORY)
 
 
+@pytest.mark.slow
 def test_the_bundle_holds_the_source_of_the_packages_and_what_flower_adds(bundle):
     sources = {
         file.relative_to(REPOSITORY).as_posix()
@@ -28,6 +29,7 @@ def test_the_bundle_holds_the_source_of_the_packages_and_what_flower_adds(bundle
     assert set(zipfile.ZipFile(BytesIO(bundle)).namelist()) == sources | ADDED_BY_FLOWER
 
 
+@pytest.mark.slow
 def test_the_bundle_is_below_a_megabyte(bundle):
     assert len(bundle) < 1_000_000
 

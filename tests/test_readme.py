@@ -22,8 +22,8 @@ def test_every_setting_of_a_node_is_named():
 
 
 def test_every_make_target_named_exists():
-    targets = re.findall(r"^(\w+):", (PROJECT / "Makefile").read_text(), flags=re.MULTILINE)
-    for target in re.findall(r"`make (\w+)`", TEXT):
+    targets = re.findall(r"^([\w-]+):", (PROJECT / "Makefile").read_text(), flags=re.MULTILINE)
+    for target in re.findall(r"`make ([\w-]+)[` ]", TEXT):
         assert target in targets
 
 

@@ -81,6 +81,7 @@ def test_a_level_that_was_measured_is_kept() -> None:
     assert carried == Carried(2, "fits")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("resume", ["auto", "PATH"])
 def test_an_old_run_goes_on_as_it_would_have(resume: str, scarlet: RunFolder) -> None:
     """All nodes still hold what the server believes, so bytes are the same; figures differ in last bits."""

@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 PROJECT = Path(__file__).parents[2]
 HELLO = """
 import sys
@@ -20,6 +22,7 @@ print(*sorted({"transformers", "peft", "tokenizers"} & sys.modules.keys()))
 """
 
 
+@pytest.mark.slow
 def test_a_node_that_trains_a_resnet_imports_no_library_of_language(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", HELLO, str(tmp_path)], cwd=PROJECT, capture_output=True, text=True, check=True

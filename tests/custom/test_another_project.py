@@ -15,6 +15,8 @@ from flwr.common.config import validate_config
 
 from tests.support.processes import PROJECT
 
+pytestmark = pytest.mark.slow
+
 FILES = {
     "hospital/__init__.py": '"""A hospital\'s project."""\n',
     "hospital/server.py": (

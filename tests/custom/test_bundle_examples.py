@@ -17,6 +17,8 @@ from flwr.cli.build import build_fab_from_disk
 
 from tests.support.processes import PROJECT
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = {
     "method": {"strategy": "custom.fedprox:FEDPROX", "custom.fedprox.mu": 0.1},
     "network and source": {"data.source": "custom.sources:SensorSeries", "model": "custom.networks:GRU"},

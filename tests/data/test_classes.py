@@ -92,6 +92,7 @@ def test_a_column_that_holds_no_labels_is_refused():
 # --- which class a label is ----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=20))
 def test_each_row_has_the_class_of_its_label(numbers):
     names = ("a", "b", "c", "d", "e", "f")

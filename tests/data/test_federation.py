@@ -77,6 +77,7 @@ def distance(targets, others):
     return float((class_shares(targets) - class_shares(others)).abs().sum() / 2)
 
 
+@pytest.mark.slow
 @given(
     public_size=st.integers(1, 1000),
     test_size=st.integers(1, 593),

@@ -54,6 +54,7 @@ def test_captions_are_classes_of_their_own_where_none_are_named(tmp_path):
     assert source.labels.tolist() == LABELS
 
 
+@pytest.mark.slow
 @settings(max_examples=20)
 @given(grades=st.lists(st.integers(0, 4), min_size=6, max_size=6), data=st.data())
 def test_a_caption_is_of_the_class_that_it_names_however_it_says_so(grades, data, tmp_path_factory):

@@ -85,6 +85,7 @@ def test_sizes_clients_and_seeds_do_not_lose_or_repeat_a_sample(kind, samples, c
     assert_each_sample_used_once(parts, samples)
 
 
+@pytest.mark.slow
 @settings(max_examples=80, deadline=None)
 @given(
     kind=st.sampled_from(SPLITS),
@@ -196,6 +197,7 @@ def test_too_many_clients_are_refused_with_how_many_are_possible(kind):
         split(kind, clients=225)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["iid", "shards"])
 def test_as_many_clients_as_possible_get_four_samples_each(kind):
     assert {len(part) for part in split(kind, clients=224)} == {4, 5}
@@ -286,6 +288,7 @@ def test_unequal_sizes_hold_classes_at_random(kind):
     assert len(sorted_targets[parts[-1]].unique()) == CLASSES
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(kind=st.sampled_from(["linear", "exponential"]), samples=st.integers(4, 2000))
 def test_unequal_sizes_serve_as_many_clients_as_their_message_says(kind, samples):
@@ -320,6 +323,7 @@ def sites_of(parts, keys):
     return [set(keys[part].tolist()) for part in parts]
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(
     groups=st.lists(st.tuples(st.integers(0, 7), st.integers(4, 40)), min_size=1, max_size=40),

@@ -11,7 +11,10 @@ from protocol.settings import DataSettings, PublicSettings, RunSettings
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data"
 
-pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason=f"the data sets are not at {DATA}")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not DATA.is_dir(), reason=f"the data sets are not at {DATA}"),
+]
 
 
 def run_settings(name, public_size=100, public_source="", **data):

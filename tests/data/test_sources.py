@@ -153,6 +153,7 @@ def test_more_samples_than_there_are_are_all(tmp_path):
     assert len(load(image_parquet(tmp_path), max_samples=99)) == 6
 
 
+@pytest.mark.slow
 @settings(max_examples=20)
 @given(bad=st.sets(st.integers(0, 5), max_size=5))
 def test_labels_sites_and_groups_stay_with_their_images_when_some_are_left_out(bad, tmp_path_factory):

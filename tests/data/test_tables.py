@@ -59,6 +59,7 @@ def test_median_mean_and_deviation_are_those_of_the_rows_fitted():
     assert facts["deviations"] == {"age": pytest.approx(np.std(filled))}
 
 
+@pytest.mark.slow
 @given(st.lists(st.none() | st.floats(-1e6, 1e6), min_size=1, max_size=20))
 def test_inputs_are_finite_whatever_is_missing(cells):
     assert scaled(table(age=pd.Series(cells, dtype="float64"))).isfinite().all()

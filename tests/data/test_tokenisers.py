@@ -55,6 +55,7 @@ def test_the_order_of_texts_makes_no_difference():
     assert train_wordpiece(TEXTS, 100) == train_wordpiece(TEXTS[::-1], 100)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threads", ["1", "4"])
 def test_every_process_finds_the_same(threads):
     code = (
@@ -89,11 +90,13 @@ def write_checkpoint(folder, pad="[PAD]"):
     return str(folder)
 
 
+@pytest.mark.slow
 def test_a_checkpoints_tokeniser_reads_texts_as_it_does(tmp_path):
     tokeniser = load_checkpoint_tokeniser(write_checkpoint(tmp_path))
     assert ids_of(tokeniser, "the fox jumps") == ids_of(train_wordpiece(TEXTS, 200), "the fox jumps")
 
 
+@pytest.mark.slow
 def test_a_checkpoint_without_a_tokeniser_is_refused_by_its_place(tmp_path):
     from transformers import BertConfig
 

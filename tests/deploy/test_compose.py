@@ -8,6 +8,8 @@ import pytest
 from tests.deploy.composition import HEALTHY, Composition, Service
 from tests.support.processes import PROJECT
 
+pytestmark = pytest.mark.slow
+
 SITES = ("a", "b", "c", "d", "gpu")
 ONE_SHOT = {"certificates", "registration"}
 

@@ -8,6 +8,8 @@ import pytest
 from deploy.warm_executor import PRELOADED
 from tests.support.processes import PROJECT
 
+pytestmark = pytest.mark.slow
+
 PRELOAD = """
 import sys
 from deploy.warm_executor import preload

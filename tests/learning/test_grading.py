@@ -42,6 +42,7 @@ def test_the_figures_are_those_of_scikit_learn(cases):
         assert grades.kappa == pytest.approx(expected)
 
 
+@pytest.mark.slow
 @given(pairs)
 def test_the_figures_keep_their_range_whatever_is_answered(cases):
     said, right = map(list, zip(*cases, strict=True))
@@ -53,6 +54,7 @@ def test_the_figures_keep_their_range_whatever_is_answered(cases):
     assert (grades.mean_absolute_error == 0) == (grades.accuracy == 1)
 
 
+@pytest.mark.slow
 @given(st.lists(st.integers(0, 4), min_size=2, max_size=20))
 def test_right_answers_are_perfect_whichever_classes_occur(right):
     grades = graded(right, right)

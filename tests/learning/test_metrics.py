@@ -120,6 +120,7 @@ def test_a_line_holds_the_metric_only_if_the_run_has_one():
     assert figures(None, METRICS["auroc"]) == {"accuracy": None, "loss": None, "metric": None}
 
 
+@pytest.mark.slow
 def test_a_node_without_a_metric_does_not_import_scikit_learn():
     code = "import sys, learning.training; print('sklearn' in sys.modules)"
     done = subprocess.run(

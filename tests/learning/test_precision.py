@@ -211,6 +211,7 @@ def accuracy_on_digits(arithmetic, device=CPU):
     return evaluate(model, test, None, arithmetic).accuracy
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arithmetic", [BFLOAT16, HalfOnCpu()], ids=["bf16", "fp16"])
 def test_digits_are_learned_nearly_as_well_as_in_float32(arithmetic):
     exact = accuracy_on_digits(FLOAT32)
@@ -271,6 +272,7 @@ def test_a_gradient_that_overflows_halves_the_scale_and_gives_none():
     assert scaled.scale == first / 2
 
 
+@pytest.mark.slow
 def test_the_scale_doubles_after_2000_good_steps_in_a_row():
     scaled, parameter = ScaledGradients(), weight()
     first = scaled.scale

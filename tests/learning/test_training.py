@@ -257,6 +257,7 @@ def test_a_step_is_that_of_torch_s_own_optimizer(rule):
     assert all(torch.equal(ours.state_dict()[name], theirs.state_dict()[name]) for name in ours.state_dict())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", RULES)
 def test_training_does_not_import_torch_s_compiler(rule):
     code = (

@@ -1,3 +1,4 @@
+import pytest
 import torch
 import torch.nn.functional as F
 from sklearn.datasets import load_digits
@@ -31,6 +32,7 @@ def test_output_for_a_sample_does_not_depend_on_the_rest_of_the_batch():
     assert torch.allclose(model(images)[:1], model(images[:1]), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_plain_sgd_on_800_digits_exceeds_95_percent_after_ten_epochs():
     generator = torch.Generator().manual_seed(0)
     digits = load_digits()

@@ -183,6 +183,7 @@ def mean_of(pairs):
     return mean.mean()
 
 
+@pytest.mark.slow
 @given(contributions, st.integers(-140, 120), st.randoms(use_true_random=False))
 def test_mean_does_not_depend_on_the_order_of_arrival_by_a_single_bit(rows, exponent, random):
     scale = 2.0**exponent

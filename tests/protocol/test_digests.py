@@ -48,14 +48,17 @@ def digests(tmp_path_factory):
     return dict(zip(["here", "same", "changed"], result.stdout.split(), strict=True))
 
 
+@pytest.mark.slow
 def test_two_processes_with_the_same_code_have_the_same_digest(digests):
     assert digests["here"] == code_digest()
 
 
+@pytest.mark.slow
 def test_the_folder_that_the_code_lies_in_does_not_matter(digests):
     assert digests["same"] == digests["here"]
 
 
+@pytest.mark.slow
 def test_a_package_of_the_same_name_with_other_source_first_on_the_path_shows(digests):
     assert digests["changed"] != digests["here"]
 

@@ -116,6 +116,7 @@ def content(payload):
     return fields
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("payload", PAYLOADS)
 @given(data=st.data())
 def test_a_payload_is_read_as_it_was_written(payload, data):

@@ -7,6 +7,8 @@ from server_app.describe import main
 from tests.federation.test_vision_language import run_small
 from tests.support.federation import run_quickly
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):

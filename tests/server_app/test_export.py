@@ -24,6 +24,8 @@ from server_app.run_folder import RunFolder
 from tests.support.elastic import submodels_of
 from tests.support.federation import run_quickly
 
+pytestmark = pytest.mark.slow
+
 LEVELS = (1, 4)
 
 

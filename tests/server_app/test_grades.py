@@ -85,12 +85,14 @@ def test_the_table_of_grades_ends_the_runs_text(folder: RunFolder) -> None:
     assert table.splitlines()[-1] == f"Run folder: {folder.path}"
 
 
+@pytest.mark.slow
 def test_the_page_has_the_table_of_grades(folder: RunFolder) -> None:
     page = as_page(summary(record(1, **GRADED)), folder)
     assert "<h2>Grades</h2><table><tr><td></td><td>accuracy</td><td>macro-F1</td>" in page
     assert "<tr><td>level 2</td><td>50.0 %</td><td>0.250</td><td>1.500</td><td>–</td></tr>" in page
 
 
+@pytest.mark.slow
 def test_a_run_without_grades_says_nothing_of_them(folder: RunFolder) -> None:
     ungraded = summary(record(1, levels=[level(1)], **EXITS))
     assert "Grades" not in as_text(ungraded, folder) + as_page(ungraded, folder)

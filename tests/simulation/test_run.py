@@ -16,6 +16,8 @@ from simulation.run import simulate
 from tests.support.faults import by_round, dropped, late_by
 from tests.support.federation import settings, without_times
 
+pytestmark = pytest.mark.slow
+
 CLIENTS = 4
 METHODS: dict[str, dict[str, Any]] = {
     "SCARLET": {},

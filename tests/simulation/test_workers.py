@@ -25,7 +25,7 @@ from simulation.workers import WorkerPool, cores
 from tests.simulation.scripted import app, exchange, said, telling, with_nodes
 from tests.support.process_table import children
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(60)]
 
 
 @pytest.fixture(scope="module")

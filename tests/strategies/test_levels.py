@@ -62,6 +62,7 @@ def test_the_preset_is_the_networks_own():
     assert plan(plan="preset") == CNN.preset
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("unit", "count"), [("parameters", parameters_of), ("flops", flops_of)])
 def test_searched_levels_cost_their_budgets(unit, count):
     shapes = plan(plan=unit, budgets="0.25,0.5,1", shares="0.2,0.3,0.5")
@@ -74,6 +75,7 @@ def test_searched_levels_cost_their_budgets(unit, count):
         assert smaller.exits == larger.exits[: len(smaller.exits)]
 
 
+@pytest.mark.slow
 def test_a_search_by_flops_finds_other_levels_than_one_by_parameters():
     assert plan(plan="flops") != plan(plan="parameters")
 
@@ -86,6 +88,7 @@ def test_levels_that_are_spelled_out_are_taken_as_they_are():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cut", ["width", "depth"])
 def test_levels_cut_in_one_direction_cost_what_the_planned_ones_cost(cut):
     model = "elastic-resnet56"

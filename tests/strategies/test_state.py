@@ -74,6 +74,7 @@ def test_states_of_later_rounds_are_dropped_when_the_run_goes_back(store):
     assert rounds_before(store, 100) == [6]
 
 
+@pytest.mark.slow
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=12))
 def test_what_is_kept_is_the_newest_and_the_one_before_it(tmp_path_factory, order):

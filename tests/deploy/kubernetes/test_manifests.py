@@ -23,6 +23,7 @@ from tests.support.manifests import (
 GUIDE = (PROJECT / "docs/kubernetes.md").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", ["1.30", kubernetes_validate.latest_version()])
 def test_every_object_is_valid(objects, version):
     for found in objects:

@@ -98,6 +98,7 @@ def test_bert_base_has_the_recorded_sizes_and_parameters(level, recorded):
     assert shape.exits[-1] == (4, 6, 9, 12)[level]
 
 
+@pytest.mark.slow
 def test_deeper_exits_cost_more():
     flops = cost_of(BERT_TINY, (32, 2000), CLASSES, BERT_TINY.preset[-1]).flops
     assert list(flops) == sorted(set(flops))

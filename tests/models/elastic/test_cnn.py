@@ -21,6 +21,7 @@ def test_every_exit_answers_with_logits_of_all_classes(image, shape):
     assert all(answer.isfinite().all() for answer in logits)
 
 
+@pytest.mark.slow
 def test_every_size_from_8_is_answered_at_every_block():
     every_exit = Shape(0.1, tuple(range(1, 9)))
     for sides in product((8, 9, 15, 16, 17, 18, 33), repeat=2):

@@ -48,6 +48,7 @@ def test_what_is_counted_on_the_meta_device_is_what_a_built_network_holds(shape)
     assert parameters_of(design, image, 10, shape) == sum(p.numel() for p in built.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "design", [CNN, TINY_RESNET.design, TINY_MSDNET.design], ids=["cnn", "resnet", "msdnet"]
 )

@@ -79,6 +79,7 @@ def test_parameters_differ_from_the_recorded_ones_by_the_stem_and_the_last_convo
     assert stem < 0.001 * count
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("width", "exits", "cost"),
     [
@@ -97,6 +98,7 @@ def test_exits_before_the_images_are_halved_once_more_cost_what_was_recorded(wid
     assert multiply_adds(network, IMAGE) == pytest.approx(cost, rel=0.01)
 
 
+@pytest.mark.slow
 def test_whole_network_answers_as_torchvisions_does(torchvision_network, same_network):
     images = torch.randn(2, *SMALL_IMAGE)
 
@@ -106,6 +108,7 @@ def test_whole_network_answers_as_torchvisions_does(torchvision_network, same_ne
     torch.testing.assert_close(answers, torchvision_network.eval()(images))
 
 
+@pytest.mark.slow
 def test_training_drops_what_torchvisions_drops(torchvision_network, same_network):
     images = torch.randn(4, *SMALL_IMAGE)
     torch.manual_seed(1)
@@ -124,6 +127,7 @@ def test_torchvision_is_not_needed(monkeypatch):
     assert len(design.on_meta(IMAGE, 10, design.whole()).blocks) == 8
 
 
+@pytest.mark.slow
 def test_channels_of_a_level_are_part_of_the_next_levels():
     assert_groups_nest(levels(EFFICIENTNET_B4, IMAGE, 10))
 
@@ -143,6 +147,7 @@ def test_halves_of_the_sixth_stage_add_to_the_same_channels():
     assert axes["blocks.5.3.project.0.weight"][0] == axes["blocks.6.0.project.0.weight"][0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("level", range(3))
 def test_truncated_network_answers_as_the_deep_one_does_at_that_exit(level):
     truncated, deep = truncated_and_deep(EFFICIENTNET_B4, SMALL_IMAGE, 10, level)
@@ -151,6 +156,7 @@ def test_truncated_network_answers_as_the_deep_one_does_at_that_exit(level):
     assert torch.equal(truncated.exits(images)[-1], deep.exits(images)[level])
 
 
+@pytest.mark.slow
 def test_forward_answers_at_the_last_exit():
     network = EFFICIENTNET_B4.build(SMALL_IMAGE, 10, EFFICIENTNET_B4.preset[-1]).eval()
     images = torch.randn(2, *SMALL_IMAGE)

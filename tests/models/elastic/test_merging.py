@@ -149,6 +149,7 @@ def summary(values):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("recording", "left_out"), [(TINY_RESNET, 0), (TINY_MSDNET, 19)], ids=["resnet", "msdnet"]
 )
@@ -236,6 +237,7 @@ def replies(drawn):
 BEFORE = {"w": random_values((ROWS, COLUMNS), torch.Generator().manual_seed(0))}
 
 
+@pytest.mark.slow
 @given(clients, st.randoms(use_true_random=False))
 def test_the_order_of_arrival_does_not_change_a_bit(drawn, random):
     arrived = list(replies(drawn))
@@ -249,6 +251,7 @@ def test_the_order_of_arrival_does_not_change_a_bit(drawn, random):
     assert torch.equal(bits(first), bits(second))
 
 
+@pytest.mark.slow
 @given(clients)
 def test_the_mean_is_that_of_dense_masks_and_counts(drawn):
     mean = SliceMean(BEFORE)
@@ -320,6 +323,7 @@ def live_tensors():
     return len(found), sum(storages.values())
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_clients_of_a_level():
     where = SliceMap(lora_axes(4), lora_axes(2), index_policy("random", 0, 1, "client-0001"))
     mean = SliceMean({"A": torch.zeros(4, 3), "B": torch.zeros(5, 4)})
@@ -333,6 +337,7 @@ def test_memory_does_not_grow_with_the_clients_of_a_level():
     assert mean.total_weight == 21
 
 
+@pytest.mark.slow
 def test_of_a_client_with_its_own_map_no_weights_are_kept():
     mean = SliceMean({"A": torch.zeros(4, 300), "B": torch.zeros(500, 4)})
     inputs, outputs = Channels.of("inputs", 300), Channels.of("outputs", 500)

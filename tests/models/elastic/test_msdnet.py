@@ -17,6 +17,7 @@ IMAGE = (3, 32, 32)
 TINY = TINY_MSDNET.design
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("num_classes", "counts"),
     [(10, [279_370, 643_099, 1_380_319, 2_646_556]), (100, [286_930, 659_299, 1_409_749, 2_692_996])],
@@ -25,6 +26,7 @@ def test_levels_have_as_many_parameters_as_the_official_code_trains(num_classes,
     assert [count_parameters(network) for network in levels(MSDNET24, IMAGE, num_classes)] == counts
 
 
+@pytest.mark.slow
 def test_levels_cost_what_was_recorded_from_the_official_code():
     """It counts each number that a ReLU or a linear layer puts out, or that an exit averages, as one more.
 

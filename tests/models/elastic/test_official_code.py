@@ -22,6 +22,7 @@ def recording(request) -> Recording:
     return request.param
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("design", [RESNET110, MSDNET24, TINY_RESNET.design, TINY_MSDNET.design])
 def test_channels_of_a_level_are_part_of_the_next_levels(design):
     assert_groups_nest(levels(design, IMAGE, 10))

@@ -294,6 +294,7 @@ def ladders(draw):
     return design, nested([*sorted(width / 100 for width in widths), 1.0], [*sorted(exits), design.depth])
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(ladders(), policies)
 def test_the_last_level_is_the_whole_network_under_every_policy(ladder, policy):
@@ -306,6 +307,7 @@ def test_the_last_level_is_the_whole_network_under_every_policy(ladder, policy):
     assert all(torch.equal(part[name], whole[name]) for name in whole)
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(ladders())
 def test_what_a_level_covers_the_next_level_covers_under_the_leading_policy(ladder):
@@ -318,6 +320,7 @@ def test_what_a_level_covers_the_next_level_covers_under_the_leading_policy(ladd
         assert all((~smaller[name] | larger[name]).all() for name in shapes)
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(ladders(), policies)
 def test_a_part_has_the_shapes_of_its_level_and_no_coordinate_twice(ladder, policy):
@@ -330,6 +333,7 @@ def test_a_part_has_the_shapes_of_its_level_and_no_coordinate_twice(ladder, poli
     assert all(len(tensor.unique()) == tensor.numel() for tensor in part.values())
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(ladders(), policies)
 def test_a_changed_part_put_back_changes_its_own_coordinates_alone(ladder, policy):

@@ -27,6 +27,7 @@ def network(shape=None, images=IMAGES, seed=0, **changes):
     return build_elastic(design, images, CLASSES, seed, shape or design.preset[-1])
 
 
+@pytest.mark.slow
 def test_levels_are_quarters_of_the_layers_with_ranks_of_8_to_64():
     design = elastic_design("elastic-vlm", vlm_settings(lora__rank=64))
     quarters = [design.depth * i // 4 for i in (1, 2, 3, 4)]
@@ -89,6 +90,7 @@ def test_without_training_there_is_no_own_loss():
     assert built.own_loss() is None
 
 
+@pytest.mark.slow
 def test_written_as_a_checkpoint_the_tiny_llava_is_the_one_made_in_memory(tmp_path):
     subprocess.run([sys.executable, "-m", "models.vlm.tiny", str(tmp_path)], check=True, capture_output=True)
     images = torch.rand(2, *IMAGES)
@@ -116,6 +118,7 @@ def test_answers_of_a_base_in_bfloat16_are_told_apart_by_more_digits_than_it_has
     torch.testing.assert_close(built._tokens(end, answers).double(), exact, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_deeper_base_is_read_when_the_one_before_is_gone(monkeypatch, tmp_path):
     write_checkpoint("llava", tmp_path)
     source = Source(str(tmp_path))

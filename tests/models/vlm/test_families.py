@@ -38,6 +38,7 @@ def answers(network, images):
     return network.eval().exits(images)
 
 
+@pytest.mark.slow
 def test_a_truncated_network_answers_exactly_as_the_whole_ones_exits(design, images):
     whole = trained(design)
     state, exits = learned_state(whole), design.preset[-1].exits
@@ -117,6 +118,7 @@ def test_a_node_of_a_small_level_never_reads_the_deep_layers(design):
     assert len(decoder_of(held, _family(design)).layers) == 1
 
 
+@pytest.mark.slow
 def test_costs_ascend_with_the_level_and_with_the_exits(design):
     costs = [cost_of(design, IMAGES, CLASSES, shape) for shape in design.preset]
     assert sorted(cost.parameters for cost in costs) == [cost.parameters for cost in costs]

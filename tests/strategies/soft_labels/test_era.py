@@ -55,11 +55,13 @@ def test_enhanced_era_of_a_uniform_mean_is_uniform_where_the_power_underflows(cl
     torch.testing.assert_close(enhanced_era(uniform, beta), uniform)
 
 
+@pytest.mark.slow
 @given(soft_labels())
 def test_enhanced_era_with_beta_1_is_the_identity(labels):
     torch.testing.assert_close(enhanced_era(labels, 1), labels, atol=1e-7, rtol=1e-6)
 
 
+@pytest.mark.slow
 @given(soft_labels(), betas)
 def test_enhanced_era_gives_probabilities(labels, beta):
     sharpened = enhanced_era(labels, beta)
@@ -76,6 +78,7 @@ def test_enhanced_era_lets_no_class_overtake_another(labels, beta):
     assert (enhanced_era(labels, beta).gather(1, order).diff(dim=1) >= 0).all()
 
 
+@pytest.mark.slow
 @given(soft_labels(), betas)
 def test_enhanced_era_sharpens_above_1_and_flattens_below(labels, beta):
     before, after = labels.amax(dim=1), enhanced_era(labels, beta).amax(dim=1)

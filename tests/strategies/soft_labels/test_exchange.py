@@ -59,6 +59,7 @@ def starts_anew(exchange):
 # --- what the synchronisation costs, case by case ------------------------------------------------
 
 
+@pytest.mark.slow
 @settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(scarlet_settings, st.booleans())
 def test_without_faults_no_label_travels_twice_and_no_position_is_named(federation, changes, restarts):
@@ -486,4 +487,4 @@ class FaultyFederation(RuleBasedStateMachine):
 
 
 FaultyFederation.TestCase.settings = settings(max_examples=100, stateful_step_count=25, deadline=None)
-TestAnyFaults = FaultyFederation.TestCase
+TestAnyFaults = pytest.mark.slow(FaultyFederation.TestCase)

@@ -39,6 +39,7 @@ def some_positions(count=4, versions=(2, 2, 1, 2)):
     return Positions(in_use, np.array([0, 2]), np.array([5, 6]))
 
 
+@pytest.mark.slow
 @given(positions())
 def test_explicit_positions_are_read_as_they_were_written(written):
     fields = request(**written.as_fields(POOL))

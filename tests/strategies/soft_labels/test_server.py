@@ -46,6 +46,7 @@ def test_labels_are_the_sharpened_unweighted_mean_of_the_predictions(federation)
     torch.testing.assert_close(labels, enhanced_era(mean, 2.0), atol=1e-6, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("labels", ["float32", "float16", "uint8"])
 def test_arrival_order_does_not_change_a_bit(federation, labels):
     def play(order):
@@ -280,6 +281,7 @@ def test_a_round_without_any_client_is_silent(federation):
 # --- checkpoints ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.sets(st.integers(1, 7), min_size=1),

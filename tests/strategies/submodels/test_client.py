@@ -97,6 +97,7 @@ def test_a_client_scores_the_submodel_that_came_calibrated_on_its_own_samples(tm
     assert reply.trained_on == len(side.data.train)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", sorted(VARIANTS))
 def test_every_variant_trains_every_weight_of_the_largest_level(strategy, tmp_path):
     settings = submodel_settings(strategy)
@@ -163,6 +164,7 @@ def test_a_network_of_one_exit_has_nobody_to_learn_from(tmp_path):
     assert_same_weights(strong, none)
 
 
+@pytest.mark.slow
 def test_every_setting_of_the_loss_learns_something_else(tmp_path):
     choices = [{"scalefl__loss": kind} for kind in ("official", "mutual")]
     for kind in ("linear", "equal", "full"):

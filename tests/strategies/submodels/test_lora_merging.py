@@ -193,6 +193,7 @@ def test_adapters_begin_differently_in_every_round():
 # --- all ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("merge", ["count", "zero-pad", "svd", "stack"])
 @given(st.integers(0, 2**16))
 def test_the_order_of_arrival_changes_no_bit(merge, seed):

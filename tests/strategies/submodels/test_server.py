@@ -145,6 +145,7 @@ def test_by_default_every_client_counts_alike():
     assert_same_weights(counted, other)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weighting", ["clients", "examples"])
 def test_arrival_order_does_not_change_a_bit(weighting):
     shifts = {"client-1": 0.1, "client-2": -0.3, "client-3": 0.7, "client-4": 1e-3}

@@ -113,6 +113,7 @@ def test_more_inputs_than_fit_a_batch_calibrate_in_batches_of_equal_size():
     assert_same_weights(found.state_dict(), expected.state_dict())
 
 
+@pytest.mark.slow
 def test_calibration_goes_on_in_smaller_batches_where_memory_is_short(monkeypatch):
     submodels, inputs, sizes = submodels_of("scalefl"), TensorInputs(images(40, "public")), []
     whole = submodels.build(submodels.plan.whole).state_dict()
