@@ -89,6 +89,11 @@ class EstimatorLearner:
         self._fitted: Any = None
         self._bytes = b""
 
+    @property
+    def learns_anew(self) -> bool:
+        """Yes: an estimator is fitted on what it is given, and nothing else."""
+        return True
+
     def distil(self, inputs: Inputs, labels: Tensor, round: int) -> None:
         """Take the round's soft labels, to learn from them together with the private samples."""
         self._labels = _soft_rows(inputs, labels) if len(inputs) else None

@@ -8,10 +8,11 @@ import pandas as pd
 import pytest
 import torch
 from flwr.app import Message
+from torch import Tensor
 
-from data import load_client_data
+from data import Inputs, load_client_data
 from learning.estimator_learner import EstimatorLearner
-from learning.learner import TorchLearner
+from learning.learner import Learner, TorchLearner
 from learning.saved import load_model
 from models import load_weights
 from protocol.errors import SettingsError
@@ -19,7 +20,8 @@ from server_app.run_folder import RunFolder
 from simulation.clock import SimulatedClock
 from simulation.grid import Delivery, Faults, InProcessGrid, no_faults
 from simulation.run import run_over
-from tests.support.faults import by_round, dropped, late_by, twice
+from strategies.sides import ServerSide
+from tests.support.faults import by_round, failing, late_by, twice
 from tests.support.federation import run_quickly, settings, without_times
 
 FOREST = "sklearn:RandomForestClassifier(n_estimators=10, min_samples_leaf=2)"
@@ -87,9 +89,35 @@ def test_unequal_learners_take_part_in_every_round_and_learn(finished: RunFolder
 def test_the_server_may_be_an_estimator_that_learns_from_soft_labels_alone(
     server: str, table: Path, tmp_path: Path
 ) -> None:
-    lines = run_mixed(table, tmp_path, model=server).rounds()
-    assert lines[-1]["server"]["accuracy"] > 0.75
-    assert lines[-1]["server"]["metric"] > 0.8
+    folder = run_mixed(table, tmp_path, model=server)
+    lines = folder.rounds()
+    assert lines[-1]["server"]["metric"] > 0.85  # what skewed clients' mean is biased by moves no area
+    assert load_model(folder.models / "server.safetensors").state()["classes"].tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(("server", "more"), [("mlp", False), (FOREST, True)])
+def test_a_server_that_learns_anew_learns_from_every_label_it_holds(
+    server: str, more: bool, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A network remembers those of earlier rounds in its weights; a forest would forget them."""
+    seen: list[int] = []
+    new_learner = ServerSide.new_learner
+
+    def recording(side: ServerSide) -> Learner:
+        learner = new_learner(side)
+        own = learner.distil
+
+        def distil(inputs: Inputs, labels: Tensor, round: int) -> None:
+            seen.append(len(inputs))
+            own(inputs, labels, round)
+
+        object.__setattr__(learner, "distil", distil)
+        return learner
+
+    monkeypatch.setattr(ServerSide, "new_learner", recording)
+    run_mixed(table, tmp_path, model=server)
+    assert len(seen) == ROUNDS
+    assert (seen[-1] > seen[0]) == more
 
 
 @pytest.mark.parametrize("strategy", ["dsfl", "individual"])
@@ -145,10 +173,12 @@ def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(
     assert_same(resumed, whole)
 
 
-def test_replies_that_are_lost_late_or_doubled_leave_the_others_in_step(table: Path, tmp_path: Path) -> None:
-    faults = by_round({(1, 0): dropped, (2, 1): late_by(7.0), (2, 2): twice})
+def test_replies_that_fail_are_late_or_doubled_leave_the_others_in_step(table: Path, tmp_path: Path) -> None:
+    faults = by_round(
+        {(1, 0): late_by(6.0), (2, 1): failing("out of memory"), (2, 2): late_by(4.0), (3, 2): twice}
+    )
     lines = run_mixed(table, tmp_path, faults, num_rounds=5).rounds()
-    assert [line["nodes"]["answered"] for line in lines[-2:]] == [3, 3]
+    assert [line["nodes"]["answered"] for line in lines] == [2, 1, 3, 3, 3]
     assert lines[-1]["clients"]["accuracy"] > 0.75
 
 
