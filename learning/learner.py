@@ -21,6 +21,10 @@ from protocol.settings import RunSettings
 class Learner(Protocol):
     """Learns from private samples and from the soft labels of public ones, and predicts."""
 
+    @property
+    def learns_anew(self) -> bool:
+        """Whether what it learned from earlier rounds' soft labels is gone when it learns from new ones."""
+
     def distil(self, inputs: Inputs, labels: Tensor, round: int) -> None:
         """Learn from soft labels: n public inputs, and probabilities of shape (n, classes); n may be 0."""
 
@@ -60,6 +64,11 @@ class TorchLearner:
     settings: RunSettings
     name: str
     arithmetic: Arithmetic
+
+    @property
+    def learns_anew(self) -> bool:
+        """No: its weights go on from where they are."""
+        return False
 
     def distil(self, inputs: Inputs, labels: Tensor, round: int) -> None:
         """Learn from soft labels, as the table ``distillation`` says."""

@@ -426,7 +426,9 @@ class NodeSettings(Table):
     partition_id: CountOrZero | None = Field(None, description="which part of the source is its own")
     num_partitions: Count | None = Field(None, description="parts the source is split into")
     model: ModelName | None = Field(None, description="the network or estimator this node trains")
-    model_path: AbsolutePath = Field("", description="where `pretrained`, or the checkpoint `model` names, lies here")
+    model_path: AbsolutePath = Field(
+        "", description="where `pretrained`, or the checkpoint `model` names, lies here"
+    )
     level: Level | None = Field(
         None, description="level of the elastic network this node carries, or `auto`: as the budgets allow"
     )

@@ -21,14 +21,19 @@ NODES = "nodes"
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?(:[\w.-]+)?", re.ASCII)
 
-_COMMA = re.compile(r",(?![^()]*\))")
-
 _CLIENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 def split_names(names: str) -> list[str]:
-    """Split ``"a, b(x=1, y=2),c"`` into its names, without blanks: commas in parentheses divide nothing."""
-    return [name.strip() for name in _COMMA.split(names) if name.strip()]
+    """Split ``"a, b(x=1, y=(2, 3)),c"`` into its names, without blanks: commas in brackets divide nothing."""
+    parts, depth = [""], 0
+    for letter in names:
+        depth += (letter in "([{") - (letter in ")]}")
+        if letter == "," and depth <= 0:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return [part.strip() for part in parts if part.strip()]
 
 
 def _is_absolute(path: str) -> bool:

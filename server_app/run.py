@@ -10,6 +10,7 @@ from flwr.supercore.exit import add_exit_handler
 
 from data import Inputs, Samples, load_server_test, load_shared, load_withheld
 from learning.precision import usable_precision
+from learning.saved import model_facts
 from models import save_weights
 from protocol.device import choose_device
 from protocol.digests import code_digest
@@ -25,6 +26,7 @@ from server_app.run_folder import RunFolder
 from server_app.strategy import MethodStrategy
 from strategies import compose
 from strategies.composition import models_named
+from strategies.levels import split_architecture
 from strategies.method import Method, ServerMethod
 from strategies.sides import ServerSide
 from strategies.state import StateStore
@@ -204,17 +206,25 @@ def _save_models(federation: Federation) -> None:
 
     The folder gets its name when all are in it: it marks a run that came to its end.
     """
-    folder, settings = federation.folder, federation.settings
+    folder = federation.folder
     unfinished = folder.path / ".models"
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir()
     if weights := federation.method.weights():
-        facts = {"model": settings.model, "experiment": folder.experiment}
+        facts = _facts_of(federation, federation.settings.model)
         save_weights(unfinished / "server.safetensors", weights, facts)
     for path in sorted(folder.clients.glob("*")):
         state = StateStore(path).newest()
         if state is not None:
-            facts = {"model": state.model, "experiment": folder.experiment, "client": path.name}
+            facts = {**_facts_of(federation, state.model), "client": path.name}
             save_weights(unfinished / f"{path.name}.safetensors", state.weights, facts)
     shutil.rmtree(folder.models, ignore_errors=True)
     unfinished.rename(folder.models)
+
+
+def _facts_of(federation: Federation, architecture: str) -> dict[str, str]:
+    """Return what must be known of a saved model to use it (`learning.saved.load_model`)."""
+    settings, side = federation.settings, federation.side
+    model, shape = split_architecture(architecture, settings, side.input_shape, side.num_classes)
+    facts = model_facts(model, settings, side.input_shape, side.num_classes, shape)
+    return {**facts, "experiment": federation.folder.experiment}

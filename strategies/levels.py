@@ -3,14 +3,17 @@
 from collections.abc import Sequence
 from functools import lru_cache
 
+from models import elastic_design
 from models.elastic import Cut, ElasticDesign, Shape
 from models.elastic.cost import flops_of, parameters_of
 from models.elastic.network import nested
 from models.elastic.planning import CostFunction, reshaped, search
 from protocol.errors import SettingsError
 from protocol.randomness import derive_seed, draw_subset
-from protocol.settings import LevelsSettings
+from protocol.settings import LevelsSettings, RunSettings
 from protocol.values import numbers
+
+_LEVEL = " level "
 
 
 @lru_cache(maxsize=16)
@@ -69,6 +72,34 @@ def level_shape(levels: Sequence[Shape], level: int) -> Shape:
     if not 1 <= level <= len(levels):
         raise SettingsError(f"level = {level}: there are levels 1 to {len(levels)}")
     return levels[level - 1]
+
+
+def architecture_of(model: str, level: int | None) -> str:
+    """Return a network's name with the level of its submodel, if it has one: what a kept state is of."""
+    return model if level is None else f"{model}{_LEVEL}{level}"
+
+
+def split_architecture(
+    architecture: str, settings: RunSettings, input_shape: tuple[int, ...], num_classes: int
+) -> tuple[str, Shape | None]:
+    """Return the network's name and the submodel's shape of what `architecture_of` returned.
+
+    Parameters
+    ----------
+    architecture
+        As a client's state has it.
+    settings
+        Of the run.
+    input_shape
+        Shape of one input.
+    num_classes
+        Width of the output.
+    """
+    model, _, level = architecture.partition(_LEVEL)
+    if not level:
+        return model, None
+    design = elastic_design(model, settings)
+    return model, level_shape(plan_levels(settings.levels, design, input_shape, num_classes), int(level))
 
 
 def assign_levels(shares: Sequence[float], clients: int, seed: int) -> list[int]:

@@ -21,7 +21,7 @@ from protocol.errors import MessageError, SettingsError
 from protocol.messages import EvaluatedReply, Evaluation
 from protocol.randomness import derive_seed, torch_generator
 from protocol.settings import RunSettings
-from strategies.levels import level_shape, plan_levels
+from strategies.levels import architecture_of, level_shape, plan_levels
 from strategies.state import ClientState, StateStore
 
 SERVER = "server"
@@ -71,6 +71,7 @@ class ServerSide:
         """Return the server's network, or an estimator, ready to learn from soft labels."""
         found = model_of(self.settings.model)
         if isinstance(found, Estimator):
+            require_inputs(self.settings.model, self.input_shape, self.settings)
             return EstimatorLearner(found, self.settings, SERVER, self.num_classes)
         return TorchLearner(self.new_model(), self.settings, SERVER, self.arithmetic)
 
@@ -113,7 +114,7 @@ class ClientSide:
     @property
     def architecture(self) -> str:
         """The network's name, with the level if it has one: what a kept state must be of."""
-        return self.model_name if self.level is None else f"{self.model_name} level {self.level}"
+        return architecture_of(self.model_name, self.level)
 
     def new_model(self) -> nn.Module:
         """Build this client's network with the initial weights that belong to its name.
@@ -134,7 +135,9 @@ class ClientSide:
         """Return this client's network or estimator, ready to learn."""
         found = model_of(self.model_name)
         if isinstance(found, Estimator):
-            return EstimatorLearner(found, self.settings, self.name, self.data.num_classes)
+            train = self.data.train
+            require_inputs(self.model_name, train.input_shape, self.settings)
+            return EstimatorLearner(found, self.settings, self.name, self.data.num_classes, train)
         return TorchLearner(self.new_model(), self.settings, self.name, self.arithmetic)
 
     def learner_after(self, state: ClientState | None) -> Learner:

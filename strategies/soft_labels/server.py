@@ -237,9 +237,10 @@ class SoftLabelServer:
         return Predictions(requested, decode_labels(rows, self._server.num_classes, self._encoding))
 
     def _learn(self, round: int) -> None:
-        in_use = self._versions.in_use
-        labels = decode_labels(self._cache.rows[in_use.indices], self._server.num_classes, self._encoding)
-        self._learner.distil(self._server.pool.inputs.take(torch.tensor(in_use.indices)), labels, round)
+        """Let the server's model learn from the labels in use, or from all if it would forget the others."""
+        indices = self._cache.held() if self._learner.learns_anew else self._versions.in_use.indices
+        labels = decode_labels(self._cache.rows[indices], self._server.num_classes, self._encoding)
+        self._learner.distil(self._server.pool.inputs.take(torch.tensor(indices)), labels, round)
 
     def _silent_field(self, round: int) -> bytes | None:
         if not self._silent_rounds:

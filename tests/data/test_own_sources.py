@@ -427,7 +427,7 @@ def test_a_split_is_one_of_those_returned(own):
 
 @pytest.mark.parametrize("name", ["series", "frame"])
 def test_a_split_that_nothing_takes_is_refused(name, own):
-    with pytest.raises(DataError, match="so (no split|none) can be named after #"):
+    with pytest.raises(DataError, match=r"so (no split|none) can be named after #"):
         load(own(name) + "#test")
 
 
