@@ -7,6 +7,7 @@ import pytest
 
 from docs.settings_table import README, in_readme
 from protocol.settings import NodeSettings, RunSettings
+from strategies import compose
 from tests.support.processes import PROJECT
 
 TEXT = README.read_text()
@@ -42,7 +43,7 @@ def test_a_recipe_is_a_valid_run_config_and_says_what_it_is_for(recipe):
             if isinstance(value, dict)
             else {key: value}
         )
-    assert RunSettings.parse(flat)
+    assert compose(RunSettings.parse(flat))
     first = recipe.read_text().splitlines()[0]
     assert first.startswith("# ")
     assert re.search(r"minute", recipe.read_text().split("\n\n")[0]), "the expected time stands in the head"
@@ -77,4 +78,4 @@ def test_the_commands_of_the_readme_give_valid_run_configs():
     for given in re.findall(r'--run-config "([^"…]+)"', TEXT):
         pairs = re.findall(r"([\w.-]+)=('[^']*'|\S+)", given)
         flat = {key: tomllib.loads(f"value = {value}")["value"] for key, value in pairs}
-        assert RunSettings.parse(flat)
+        assert compose(RunSettings.parse(flat))

@@ -8,10 +8,12 @@ from safetensors.torch import load_file
 
 from data.federation import load_public_pool, load_shared
 from data.tokenisers import read, train_wordpiece
-from strategies.submodels.variants import VARIANTS
+from strategies.composition import METHODS
+from strategies.method import Exchanges
 from tests.support.federation import run_quickly, settings
 
 WORDS = {"0": ("awful", "boring", "dull"), "1": ("lovely", "bright", "great")}
+LABELS = {"distillation__optimizer": "adamw", "distillation__learning_rate": 0.001}
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +26,7 @@ def reviews(tmp_path_factory):
     return str(path)
 
 
-@pytest.mark.parametrize("strategy", ["scarlet", "dsfl", "fedavg", "individual", *sorted(VARIANTS)])
+@pytest.mark.parametrize("strategy", sorted(METHODS))
 def test_every_method_learns_from_texts(strategy, reviews, tmp_path):
     folder = run_quickly(
         tmp_path,
@@ -42,14 +44,13 @@ def test_every_method_learns_from_texts(strategy, reviews, tmp_path):
         text__vocabulary=120,
         train__optimizer="adamw",
         train__learning_rate=0.001,
-        distillation__optimizer="adamw",
-        distillation__learning_rate=0.001,
+        **(LABELS if METHODS[strategy].exchanges is Exchanges.LABELS else {}),
     )
     lines = list(folder.rounds())
     assert len(lines) == 2
     assert all(not line["nodes"]["failed"] for line in lines)
     assert 0 <= lines[-1]["clients"]["accuracy"] <= 1
-    if strategy in VARIANTS:
+    if METHODS[strategy].exchanges is Exchanges.SUBMODELS:
         assert all(0 <= level["accuracy"] <= 1 for level in lines[-1]["levels"])
 
 
