@@ -195,7 +195,7 @@ WRONG_RUNS = [
     (
         {"levels.widths": "0.5,1", "levels.exits": "8"},
         'levels.widths = "0.5,1", levels.exits = "8"',
-        "must name as many levels",
+        "must have one value per level each",
     ),
     ({"train.milestones": "20,10"}, 'train.milestones = "20,10"', "ascend"),
     ({"train.milestones": "0"}, 'train.milestones = "0"', "from 1"),
