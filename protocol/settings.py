@@ -343,7 +343,8 @@ class VlmSettings(Table):
         "What is the Kellgren-Lawrence grade of this knee?", description="question asked about every image"
     )
     answers: str = Field(
-        "KL {}", description="answer for each class: a template with `{}` for its number, or a comma list"
+        "KL {}",
+        description="answer for each class: a template with `{}` for its number, or a comma-separated list",
     )
     quantisation: Literal["none", "4bit"] = Field(
         "none", description="quantisation of the frozen base model; `4bit` needs bitsandbytes and a GPU"
@@ -392,7 +393,8 @@ class RunSettings(Table):
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="device to compute on")
     precision: Literal["fp32", "bf16", "fp16"] = Field(
         "fp32",
-        description="of the computation; weights stay float32; a node that lacks it computes in `fp32`",
+        description="precision of the computation; weights stay float32; a node that lacks it computes in "
+        "`fp32`",
     )
     output_dir: AbsolutePath = Field("~/motley/runs", description="folder in which run folders are created")
     resume: ResumePlace = Field("", description="`auto`, or the path of a run folder to resume")

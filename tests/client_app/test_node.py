@@ -175,7 +175,7 @@ def test_a_nodes_own_device_comes_first_with_its_share_of_memory(
 def test_a_node_says_what_is_not_as_asked(caplog: pytest.LogCaptureFixture) -> None:
     of = node({"precision": "fp16"}, **REAL, device="cpu", gpu_memory=4.0)
     assert of.notes == [
-        "gpu-memory = 4 limits nothing on a CPU",
+        "gpu-memory = 4 has no effect on a CPU",
         'precision = "fp16": a CPU computes it more slowly than fp32, computing in fp32',
     ]
     assert [record.getMessage() for record in caplog.records if record.name == "flwr"] == of.notes

@@ -98,7 +98,7 @@ def test_more_memory_than_the_card_has_is_refused():
 
 def test_a_card_that_is_not_there_is_refused():
     number = torch.cuda.device_count()
-    with pytest.raises(SettingsError, match=rf'"cuda:{number}": there is no such card; .*cuda:{number - 1}$'):
+    with pytest.raises(SettingsError, match=rf'"cuda:{number}": there is no such GPU; .*cuda:{number - 1}$'):
         find_place(f"cuda:{number}")
 
 
