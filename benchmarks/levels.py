@@ -15,7 +15,7 @@ from strategies.levels import plan_levels
 PLANS: Sequence[tuple[str, str, Cut]] = (
     ("preset", "preset", "both"),
     ("search by parameters", "parameters", "both"),
-    ("search by FLOPs", "flops", "both"),
+    ("search by MACs", "flops", "both"),
     ("width alone, parameters as the preset's", "preset", "width"),
     ("depth alone, parameters as the preset's", "preset", "depth"),
 )
@@ -24,7 +24,7 @@ PLANS: Sequence[tuple[str, str, Cut]] = (
 def rows(model: str, image_shape: tuple[int, int, int], classes: int) -> Iterator[str]:
     """Yield the table's lines, in Markdown."""
     design = elastic_design(model)
-    yield "| levels | level | width | exits after | parameters | share | kB each way | FLOPs (M) | share |"
+    yield "| levels | level | width | exits after | parameters | share | kB each way | MACs (M) | share |"
     yield "|---|---|---|---|---|---|---|---|---|"
     for name, plan, cut in PLANS:
         levels = plan_levels(LevelsSettings.model_validate({"plan": plan}), design, image_shape, classes, cut)
@@ -34,7 +34,7 @@ def rows(model: str, image_shape: tuple[int, int, int], classes: int) -> Iterato
             yield (
                 f"| {name} | {level} | {_shape(shape)} | {cost.parameters:,} "
                 f"| {cost.parameters / whole.parameters:.3f} | {cost.bytes / 1e3:,.1f} "
-                f"| {cost.flops[-1] / 1e6:,.2f} | {cost.flops[-1] / whole.flops[-1]:.3f} |"
+                f"| {cost.macs[-1] / 1e6:,.2f} | {cost.macs[-1] / whole.macs[-1]:.3f} |"
             )
 
 

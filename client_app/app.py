@@ -1,4 +1,4 @@
-"""The ClientApp: one hello, and one message a round; and a factory for another Flower project."""
+"""The ClientApp, which answers one hello and one message per round, and a factory for other Flower projects."""
 
 from collections.abc import Sequence
 
@@ -16,7 +16,7 @@ def create_client_app(packages: Sequence[str] = ()) -> ClientApp:
     Parameters
     ----------
     packages
-        Packages of another Flower project, in which the settings' references resolve too.
+        Packages of another Flower project that references in the settings may point into.
     """
     for package in packages:
         open_package(package)

@@ -1,4 +1,4 @@
-"""What a device can carry: each level's need of memory and time, measured here, against the budgets."""
+"""The level that a device can train: memory and time of each level are measured and compared with budgets."""
 
 import json
 import math
@@ -32,28 +32,28 @@ _CONTAINER = Path("/sys/fs/cgroup")
 
 @dataclass(frozen=True)
 class Need:
-    """What training at a level takes on this device."""
+    """The memory and time that training at a level needs on this device."""
 
     level: int
     shape: Shape
     parameters: int
     memory: float
-    """Bytes of parameters, gradients, what a step remembers, and one batch's activations; infinite: one
-    sample's do not fit."""
+    """Bytes of parameters, gradients, optimizer state and one batch's activations; infinite if not even one
+    sample fits the memory."""
     seconds_per_step: float
     seconds_per_round: float
 
 
 @dataclass(frozen=True)
 class Budgets:
-    """What training may take: bytes, and seconds a round."""
+    """What training may use: bytes of memory, and seconds per round."""
 
     memory: int
     seconds_per_round: float
 
     @classmethod
     def of(cls, node: NodeSettings, device: torch.device) -> "Budgets":
-        """Read the node's budgets; memory that is not limited is what is free now, and within the cap."""
+        """Read the node's budgets; by default the free memory, within ``gpu-memory``."""
         limit = node.memory_budget
         memory = free_memory(device) if limit is None else int(limit * 1e9)
         if node.gpu_memory is not None and device.type == "cuda":
@@ -61,9 +61,9 @@ class Budgets:
         return cls(memory, node.seconds_per_round_budget or math.inf)
 
     def objection(self, need: Need) -> str:
-        """Say which budget a level would break, or nothing."""
+        """Return which budget a level exceeds; empty if none."""
         if math.isinf(need.memory):
-            return "has no room for one sample"
+            return "does not fit the memory with one sample"
         if need.memory > self.memory:
             return f"needs {need.memory / 1e6:.3g} MB of {self.memory / 1e6:.3g} MB"
         if need.seconds_per_round > self.seconds_per_round:
@@ -73,14 +73,26 @@ class Budgets:
 
 @dataclass(frozen=True)
 class Carried:
-    """The level a device carries, and why."""
+    """The level that a node trains, and why."""
 
     level: int
     reason: str
 
 
 def measure(run: RunSettings, model: str, data: ClientData, device: torch.device) -> list[Need]:
-    """Measure what a training step takes at each level of an elastic network, the smallest first."""
+    """Measure a training step at each level of an elastic network; return the smallest level first.
+
+    Parameters
+    ----------
+    run
+        The run's settings.
+    model
+        Name of the elastic network.
+    data
+        The node's data.
+    device
+        The device to measure.
+    """
     input_shape, classes = data.train.input_shape, data.num_classes
     require_inputs(model, input_shape, run, data.train.inputs.kind)
     design = elastic_design(model, run)
@@ -90,7 +102,9 @@ def measure(run: RunSettings, model: str, data: ClientData, device: torch.device
     arithmetic = Arithmetic(run.precision, device)
     steps = run.train.epochs * math.ceil(len(data.train) / run.train.batch_size)
     needs: list[Need] = []
-    for level, shape in reversed(list(enumerate(levels, start=1))):  # a frozen base is read once, the deepest
+    for level, shape in reversed(
+        list(enumerate(levels, start=1))
+    ):  # deepest first, so that a frozen base is read once
         network = build_elastic(design, input_shape, classes, run.seed, shape, pretrained=False)
         activations, seconds = _measure_batch(network, inputs, targets, arithmetic)
         memory = training_bytes(network, run.train.optimizer, device) + activations
@@ -112,14 +126,14 @@ def choose(needs: Sequence[Need], budgets: Budgets) -> Carried:
 def pinned(file: Path, question: Mapping[str, Any], answer: Callable[[], Carried]) -> Carried:
     """Return the answer kept in a file if it is to the same question, else find it and keep it.
 
-    So a node does not change its level from one hello to the next because a step took longer.
+    This keeps a node from changing its level between two hellos because a step took longer.
 
     Parameters
     ----------
     file
-        Where the answer is kept, as JSON; replaced if it cannot be read, or answers another question.
+        The JSON file of the answer; replaced if it cannot be read, or answers another question.
     question
-        All that the answer depends on, as JSON holds it.
+        All that the answer depends on, as JSON values.
     answer
         Finds the answer.
 
@@ -133,7 +147,7 @@ def pinned(file: Path, question: Mapping[str, Any], answer: Callable[[], Carried
         if kept["question"] == question:
             return Carried(kept["level"], kept["reason"])
     except (OSError, ValueError, KeyError, TypeError):
-        pass  # nothing that can be read is kept: measure
+        pass  # there is no readable answer: measure
     carried = answer()
     file.parent.mkdir(parents=True, exist_ok=True)
     content = {"question": question, "level": carried.level, "reason": carried.reason}
@@ -142,11 +156,11 @@ def pinned(file: Path, question: Mapping[str, Any], answer: Callable[[], Carried
 
 
 def free_memory(device: torch.device) -> int:
-    """Return the bytes that can be taken now: of the GPU, or of this machine or its container."""
+    """Return the free memory in bytes: of the GPU, or of this machine or container."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return int(free) + kept  # what torch keeps for later is free to it
+        return int(free) + kept  # memory that torch has reserved is free for it
     return min(_machine_memory(), _container_memory())
 
 
@@ -155,7 +169,7 @@ def _machine_memory() -> int:
         name, _, amount = line.partition(":")
         if name == "MemAvailable":
             return int(amount.split()[0]) * 1024
-    raise OSError(f"{_MEMORY_INFO} does not say MemAvailable: set memory-budget in the node-config")
+    raise OSError(f"{_MEMORY_INFO} has no MemAvailable: set memory-budget in the node-config")
 
 
 def _container_memory() -> int:
@@ -172,9 +186,9 @@ def _container_memory() -> int:
 def _measure_batch(
     network: nn.Module, inputs: Tensor, targets: Tensor, arithmetic: Arithmetic
 ) -> tuple[float, float]:
-    """Return the bytes and seconds of a step; both grow with the batch, so that a part of it is enough.
+    """Return the bytes and seconds of a step; both are proportional to the batch, so a part of it is enough.
 
-    They are infinite where not even one sample fits the memory.
+    They are infinite if not even one sample fits the memory.
     """
     whole = len(targets)
 
@@ -196,9 +210,9 @@ def _measure_batch(
 def _measure_step(
     network: nn.Module, inputs: Tensor, targets: Tensor, arithmetic: Arithmetic
 ) -> tuple[int, float]:
-    """Return the bytes that a step keeps for its backward pass, and its seconds after a first step.
+    """Return the bytes that a step saves for its backward pass, and its seconds after a warm-up step.
 
-    Weights are kept for it as well, but these are held anyway.
+    Saved weights are not counted, as they are in memory anyway.
     """
     kept: dict[int, int] = {}
     weights = {parameter.untyped_storage().data_ptr() for parameter in network.parameters()}

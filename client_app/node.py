@@ -1,4 +1,4 @@
-"""What a node is made of: its settings, its data, its model's name, its durable state."""
+"""A node: its settings, its data, its model's name and its saved state."""
 
 import logging
 from functools import lru_cache
@@ -30,11 +30,11 @@ log = logging.getLogger("flwr")
 
 _OWN_MODEL = "model (node-config)"
 STATE_FOLDER = Path("~/motley/state")
-"""Where a real node keeps its state if its node-config names no ``state-dir``."""
+"""The default of ``state-dir`` on a real node."""
 
 
 class Node:
-    """One node of the federation, as one message finds it."""
+    """One node of the federation, built for each message."""
 
     def __init__(self, context: Context) -> None:
         run = RunSettings.parse(context.run_config)
@@ -54,7 +54,7 @@ class Node:
             torch.set_num_threads(threads)
 
     def hello(self, content: RecordDict) -> RecordDict:
-        """Say who this node is and what it holds."""
+        """Answer a hello: the client's name, its model, level and digests."""
         setting = _OWN_MODEL if self.settings.model else "model"
         try_model(self.model_name, self.run, self.device, setting, self.settings.public_path)
         digests = self.method(content).state_digests()
@@ -72,7 +72,7 @@ class Node:
         ).to_record()
 
     def method(self, content: RecordDict) -> ClientMethod:
-        """Build the client half of the run's method, with this node's state of the experiment."""
+        """Build the client half of the run's method, with this node's saved state of the experiment."""
         experiment = experiment_of(content)
         carried = self._carried(experiment)
         side = ClientSide(
@@ -89,7 +89,7 @@ class Node:
 
     @property
     def model_name(self) -> str:
-        """The network or estimator this node trains: its own, its share of ``models``, or the run's."""
+        """The network or estimator that this node trains: its own, one of ``models``, or the run's."""
         assigned = split_names(self.run.models)
         name = self.run.model
         if self.settings.model is not None:
@@ -106,9 +106,9 @@ class Node:
         return name
 
     def _carried(self, experiment: str) -> Carried | None:
-        """Return the level this node carries, or None if its network has none.
+        """Return the level that this node trains, or None if its network has none.
 
-        Where whole networks are averaged an elastic one is like any other.
+        Methods that average whole networks treat an elastic network like any other.
         """
         run, node = self.run, self.settings
         model = model_of(self.model_name)
@@ -118,7 +118,7 @@ class Node:
             levels = len(numbers(run.levels.shares))
             if node.level > levels:
                 raise SettingsError(f"level = {node.level} (node-config): there are levels 1 to {levels}")
-            return Carried(node.level, "as its node-config says")
+            return Carried(node.level, "set in its node-config")
         if node.level is None and node.simulated:
             part, parts = partition_of(run, node)
             level = assign_levels(numbers(run.levels.shares), parts, run.seed)[part]
@@ -152,7 +152,7 @@ class Node:
         return root.expanduser() / experiment / node.name
 
     def _runs(self) -> Path:
-        """Where the run's folder lies: one that is resumed by its path may lie anywhere."""
+        """The parent of the run's folder, which may be anywhere if it is resumed by its path."""
         resume = self.run.resume
         return self.run.output_path if resume in ("", "auto") else Path(resume).expanduser().parent
 
@@ -164,7 +164,7 @@ def data_of(run: RunSettings, node: NodeSettings) -> ClientData:
     Raises
     ------
     SettingsError
-        If the node does not say which part.
+        If the node's settings do not say which part.
     DataError
         If the data cannot be used.
     """
@@ -174,12 +174,12 @@ def data_of(run: RunSettings, node: NodeSettings) -> ClientData:
 
 
 def partition_of(run: RunSettings, node: NodeSettings) -> tuple[int, int]:
-    """Return which part of the run's data is a node's, and of how many.
+    """Return the index of a node's part of the run's data, and the number of parts.
 
     Raises
     ------
     SettingsError
-        If the node does not say.
+        If the node's settings do not have them.
     """
     if node.partition_id is None or node.num_partitions is None:
         raise SettingsError(

@@ -1,4 +1,4 @@
-"""Says which level this machine would carry, and why.
+"""Measures which level this machine would train, and why.
 
 python -m client_app.probe recipes/scalefl-digits.toml --node-config 'partition-id=0 num-partitions=4'
 """
@@ -25,7 +25,7 @@ _WIDTH = 110
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure every level and print the table."""
+    """Measure every level and print a table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,4 +1,4 @@
-"""Learning from soft labels, which clients and server do alike."""
+"""Distillation: learning from soft labels, on clients and on the server."""
 
 import torch
 import torch.nn.functional as F
@@ -30,14 +30,14 @@ def distil(
     generator: torch.Generator,
     arithmetic: Arithmetic = FLOAT32,
 ) -> None:
-    """Train a model in place towards the labels of some public samples, as the table ``distillation`` says.
+    """Train a model in place on soft labels of public samples, with the settings of ``distillation``.
 
     Parameters
     ----------
     model
         On the inputs' device.
     inputs
-        The n samples; with none, nothing happens.
+        n samples; with n = 0, nothing happens.
     labels
         Probabilities, shape (n, classes).
     settings
@@ -45,7 +45,7 @@ def distil(
     generator
         Shuffles the samples.
     arithmetic
-        Of the network's layers.
+        Precision of the network's layers.
     """
     labels = labels.to(inputs.device)
     table = settings.distillation

@@ -1,4 +1,4 @@
-"""How answers to samples of ordered classes do: the figures by which ScaleFL-med's grades are compared."""
+"""Metrics of predictions of ordered classes, such as ScaleFL-med's grades."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -11,38 +11,37 @@ from learning.metrics import quadratic_kappa
 
 @dataclass(frozen=True)
 class Grades:
-    """The figures of one exit, or of several together."""
+    """The metrics of one exit, or of the ensemble of all."""
 
     accuracy: float
-    """Share of right answers."""
+    """Share of correct predictions."""
     macro_f1: float
-    """Plain mean of the F1 of each class that occurs, in the test or among the answers.
+    """Unweighted mean of the F1 of each class that occurs among the targets or the predictions.
 
-    Of a class that nobody has and nobody is said to have there is no F1. One that is only said, or only
-    missed, has an F1 of 0 and counts.
+    A class that occurs in neither has no F1; one that occurs in only one of them has an F1 of 0.
     """
     mean_absolute_error: float
-    """In classes: how far the answer is off in the mean."""
+    """Mean absolute difference between predicted and true class, in classes."""
     kappa: float | None
-    """Cohen's κ with quadratic weights; None if all targets and answers are one class."""
+    """Cohen's κ with quadratic weights; None if all targets and predictions are the same class."""
 
     def as_details(self) -> dict[str, Any]:
-        """Return the figures as a round's line holds them."""
+        """Return the metrics as they are written to ``rounds.jsonl``."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class ExitGrades:
-    """The figures of one network with early exits."""
+    """The metrics of one network with early exits."""
 
     exits: tuple[Grades, ...]
     """The shallowest first."""
     ensemble: Grades
-    """Of the most probable classes by the mean of the exits' probabilities."""
+    """Of the ensemble, which averages the exits' probabilities."""
 
     @classmethod
     def of(cls, probabilities: Tensor, targets: Tensor) -> Self:
-        """Grade every exit and all together.
+        """Grade every exit and the ensemble.
 
         Parameters
         ----------
@@ -56,19 +55,19 @@ class ExitGrades:
         return cls(exits, grade(probabilities.mean(dim=0).argmax(dim=1), targets, classes))
 
     def as_details(self) -> dict[str, Any]:
-        """Return the figures as a round's line holds them."""
+        """Return the metrics as they are written to ``rounds.jsonl``."""
         return {"exits": _each(self.exits), "ensemble": self.ensemble.as_details()}
 
 
 def grade(answers: Tensor, targets: Tensor, classes: int) -> Grades:
-    """Compare answers with what is right.
+    """Compare predicted with true classes.
 
     Parameters
     ----------
     answers, targets
-        Classes, int64 of shape (samples,), at least one; their order is that of their numbers.
+        Predicted and true classes, int64 of shape (samples,), at least one; ordered by their numbers.
     classes
-        How many there are.
+        Number of classes.
     """
     from sklearn.metrics import f1_score, mean_absolute_error  # takes a second
 

@@ -1,4 +1,4 @@
-"""What a party trains where labels are exchanged, or nothing: a network or an estimator."""
+"""Learners: what a party trains if soft labels or nothing are exchanged, a network or an estimator."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,10 +26,20 @@ class Learner(Protocol):
         """Whether what it learned from earlier rounds' soft labels is gone when it learns from new ones."""
 
     def distil(self, inputs: Inputs, labels: Tensor, round: int) -> None:
-        """Learn from soft labels: n public inputs, and probabilities of shape (n, classes); n may be 0."""
+        """Learn from soft labels of public samples.
+
+        Parameters
+        ----------
+        inputs
+            n public inputs; n may be 0.
+        labels
+            Probabilities, shape (n, classes).
+        round
+            From 1.
+        """
 
     def train(self, samples: Samples, round: int) -> None:
-        """Learn from labelled samples of its own."""
+        """Learn from the party's own labelled samples."""
 
     def predict(self, inputs: Inputs) -> Tensor:
         """Return class probabilities, float32 of shape (n, classes)."""
@@ -38,10 +48,10 @@ class Learner(Protocol):
         """Score it on held-out samples."""
 
     def state(self) -> dict[str, Tensor]:
-        """Return what must be kept to go on from here, by name, on any device."""
+        """Return all that must be saved to continue later, by name, on any device."""
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Take up what `state` returned; raise ``RuntimeError`` if it is of another learner."""
+        """Restore what `state` returned; raise ``RuntimeError`` if it belongs to another learner."""
 
 
 @dataclass(frozen=True)
@@ -55,9 +65,9 @@ class TorchLearner:
     settings
         Of the run.
     name
-        The party's name: with the run's seed it fixes every random draw.
+        The party's name; every random draw is derived from it and the run's seed.
     arithmetic
-        Of the network's layers.
+        Precision of the network's layers.
     """
 
     model: nn.Module
@@ -88,9 +98,9 @@ class TorchLearner:
         return evaluate(self.model, samples, metric_of(self.settings.data.metric), self.arithmetic)
 
     def state(self) -> dict[str, Tensor]:
-        """Return the weights that are the network's own."""
+        """Return the network's weights, without frozen ones."""
         return learned_state(self.model)
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Take up weights."""
+        """Restore weights."""
         load_learned_state(self.model, state)

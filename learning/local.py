@@ -1,4 +1,4 @@
-"""Local training on a client's own labelled samples, as every method does it."""
+"""Local training on a client's own labelled samples, as in every method."""
 
 from collections.abc import Callable
 
@@ -17,7 +17,7 @@ LossOfBatch = Callable[[nn.Module, Tensor, Tensor], Tensor]
 
 
 def loss_of_batch(settings: RunSettings) -> LossOfBatch:
-    """Return a run's loss (``train.loss``) of what a network answers; that of all exits if it has several."""
+    """Return a run's loss of a batch (``train.loss``), averaged over the exits of a network with several."""
     class_loss = class_loss_of(settings)
 
     def loss(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
@@ -47,13 +47,13 @@ def train_locally(
     settings
         Of the run.
     client
-        The client's name: with the run's seed and the round it fixes every random draw.
+        The client's name; every random draw is derived from it, the run's seed and the round.
     round
         From 1.
     arithmetic
-        Of the network's layers.
+        Precision of the network's layers.
     loss
-        Of a batch; by default the run's.
+        Loss of a batch; by default the run's.
 
     Raises
     ------

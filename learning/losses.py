@@ -1,4 +1,4 @@
-"""The loss of logits against classes (``train.loss``)."""
+"""The training loss on labelled samples (``train.loss``)."""
 
 from collections.abc import Callable, Mapping
 from typing import cast
@@ -13,11 +13,21 @@ ClassLoss = Callable[[Tensor, Tensor], Tensor]
 """Maps logits (batch, classes) and classes (batch,) to the mean loss over the batch, a scalar."""
 
 Loss = Callable[[Tensor, Tensor, RunSettings], Tensor]
-"""The same, with the settings of the run, among them its own."""
+"""Like `ClassLoss`, with the settings of the run as a third argument."""
 
 
 def cross_entropy(logits: Tensor, targets: Tensor, settings: RunSettings) -> Tensor:
-    """Return the mean cross-entropy in nats."""
+    """Return the mean cross-entropy in nats.
+
+    Parameters
+    ----------
+    logits
+        Shape (batch, classes).
+    targets
+        Classes, int64 of shape (batch,).
+    settings
+        Of the run; not used.
+    """
     return F.cross_entropy(logits, targets)
 
 
@@ -36,7 +46,7 @@ REGISTRY: Registry[Loss] = Registry("train.loss", LOSSES, _accept)
 
 
 def class_loss_of(settings: RunSettings) -> ClassLoss:
-    """Return the loss that a run trains with on labelled samples.
+    """Return a run's training loss on labelled samples.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""What happens where memory is too small: the work goes on in smaller batches."""
+"""Handling of too little memory: work is repeated in smaller batches."""
 
 import gc
 import logging
@@ -30,31 +30,31 @@ _TELLTALES = (
     "unable to find an engine to execute this computation",
     "std::bad_alloc",
 )
-"""Parts of what torch says with a plain ``RuntimeError``, for which it has no class."""
+"""Parts of the messages of torch's out-of-memory errors that are plain ``RuntimeError``s."""
 
 
 class MemoryShortageError(MotleyError):
-    """A model does not fit the memory there is, however small a batch is."""
+    """Memory is too small for the model, even with the smallest batch."""
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Tell whether an error means that memory, of a GPU or of the machine, was not enough."""
+    """Tell whether an error means that a GPU or the machine ran out of memory."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and any(telltale in str(error) for telltale in _TELLTALES)
 
 
 class Halving:
-    """Does work in batches that fit the memory; it owns how large they may be.
+    """Does work in batches that fit the memory; it keeps track of the batch size.
 
-    A batch that does not fit is halved, and the work done again; later work starts with what fitted.
+    If memory runs out the batch size is halved and the work repeated; later work starts with that size.
 
     Parameters
     ----------
     most
-        Samples in a batch, as long as memory is enough.
+        Largest batch size, used while memory is sufficient.
     smallest
-        Samples below which no batch is made, unless there are no more in all.
+        Smallest batch size, unless there are fewer samples in all.
     """
 
     def __init__(self, most: int, smallest: int = 1) -> None:
@@ -62,12 +62,12 @@ class Halving:
         self._smallest = smallest
 
     def __call__(self, work: Callable[[int], T], samples: int) -> T:
-        """Return ``work(size)`` for the largest size that fits; it divides the samples into such batches.
+        """Return ``work(size)`` for the largest batch size that fits the memory.
 
         Raises
         ------
         RuntimeError, MemoryError
-            The work's own, if it is of another kind or the batches cannot be halved any more.
+            Those of ``work``, if they are not about memory or the batch size cannot be halved any more.
         """
         while True:
             size = self.size(samples)
@@ -76,28 +76,30 @@ class Halving:
             except (RuntimeError, MemoryError) as error:
                 if not (is_out_of_memory(error) and self._halve(samples)):
                     raise
-            # Only here, when the error is gone, and with it the frames that hold the failed work's tensors.
+            # Only here the error is gone, and with it the stack frames that hold the failed work's tensors.
             _give_back()
             log.warning(
-                "Out of memory at batch %d: going on in micro-batches of %d", size, self.size(samples)
+                "Out of memory at batch size %d: continuing with micro-batches of %d",
+                size,
+                self.size(samples),
             )
 
     def size(self, samples: int) -> int:
-        """Return how many samples the largest batch has, if all are nearly equal."""
+        """Return the size of the largest batch, where all are nearly equal."""
         return -(-samples // self._parts(samples)) or 1
 
     def _parts(self, samples: int) -> int:
         return max(1, min(-(-samples // self._most), samples // self._smallest))
 
     def _halve(self, samples: int) -> bool:
-        """Halve the largest batch; return whether that makes more of them."""
+        """Halve the largest batch; return whether there are more batches then."""
         before = self._parts(samples)
         self._most = -(-self.size(samples) // 2)
         return self._parts(samples) > before
 
 
 def _give_back() -> None:
-    """Give unused memory back, so that it can be cut anew."""
+    """Release unused memory, so that it can be allocated in other sizes."""
     gc.collect()
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.empty_cache()
@@ -105,12 +107,14 @@ def _give_back() -> None:
 
 @contextmanager
 def shortage_explained(model: nn.Module, size: Callable[[], int]) -> Iterator[None]:
-    """Turn an error for lack of memory into one that says how much the model takes.
+    """Turn an out-of-memory error into one that says how much memory the model takes.
 
     Parameters
     ----------
+    model
+        The network, on its device.
     size
-        Returns how many samples the last batch had.
+        Returns the size of the last batch.
 
     Raises
     ------
@@ -123,15 +127,15 @@ def shortage_explained(model: nn.Module, size: Callable[[], int]) -> Iterator[No
         if not is_out_of_memory(error):
             raise
         raise MemoryShortageError(
-            f"out of memory even at batch {size()}: {_weight_of(model)}. Take a smaller network or level, or "
-            f"give the node more memory. Torch says: {str(error).partition('. See ')[0]}"
+            f"out of memory even at batch size {size()}: {_weight_of(model)}. Use a smaller network or "
+            f"level, or give the node more memory. Torch says: {str(error).partition('. See ')[0]}"
         ) from error
 
 
 def leave_device(model: nn.Module) -> None:
-    """Move a network to the CPU, and give its memory back.
+    """Move a network to the CPU, and release its memory on the GPU.
 
-    One with a frozen base shares that with others of the process, so it would stay on a card without any.
+    Networks share a frozen base within a process, so the base would otherwise stay on the GPU.
     """
     if any(parameter.is_cuda for parameter in model.parameters()):
         model.to("cpu")
@@ -139,9 +143,18 @@ def leave_device(model: nn.Module) -> None:
 
 
 def training_bytes(model: nn.Module, optimizer: str = "sgd", device: torch.device | None = None) -> int:
-    """Return what a network's parameters take in training, with their gradients and what a step remembers.
+    """Return the bytes of a network's parameters, gradients and optimizer state in training.
 
-    On a card a step's changes are found for all parameters at once, which takes a copy more.
+    On a GPU an optimizer updates all parameters at once, which takes one more copy of them.
+
+    Parameters
+    ----------
+    model
+        The network.
+    optimizer
+        Name of the optimizer.
+    device
+        The device of training; None for a CPU.
     """
     copies = copies_of(optimizer) + (device is not None and device.type == "cuda")
     return sum(p.nbytes * (copies if p.requires_grad else 1) for p in model.parameters())

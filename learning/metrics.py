@@ -1,4 +1,4 @@
-"""The figure beside accuracy and loss that a run may ask for (``data.metric``): found, averaged, named."""
+"""Metrics beside accuracy and loss (``data.metric``)."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -16,21 +16,21 @@ NO_METRIC = "none"
 
 @dataclass(frozen=True)
 class Metric:
-    """A figure by which answers to samples of known classes are scored.
+    """A metric of predictions for samples of known classes.
 
     Parameters
     ----------
     title
-        As people know it.
+        Its name in reports.
     score
         Maps probabilities, float64 of shape (n, classes), and classes, int64 of shape (n,), on the CPU, to
-        the figure; None where it is not defined.
+        the metric's value; None if it is undefined.
     bounds
-        The smallest and the largest value it can have.
+        The smallest and the largest possible value.
     better
         Whether a higher or a lower value is better.
     ordered
-        Whether it takes the classes' order to mean something, as grades do; exits are then graded too.
+        Whether it depends on the order of the classes, as for grades; exits are then graded too.
     """
 
     title: str
@@ -40,7 +40,7 @@ class Metric:
     ordered: bool = False
 
     def __call__(self, probabilities: Tensor, targets: Tensor) -> float | None:
-        """Score answers to samples whose classes are known.
+        """Score predictions for samples whose classes are known.
 
         Parameters
         ----------
@@ -52,7 +52,7 @@ class Metric:
         Raises
         ------
         ValueError
-            If the figure lies outside the bounds that the metric states.
+            If the value lies outside the metric's bounds.
         """
         value = self.score(probabilities.cpu(), targets.cpu())
         if value is not None and not self.allows(value):
@@ -64,14 +64,14 @@ class Metric:
         return self.bounds[0] <= value <= self.bounds[1]  # NaN is not
 
     def best(self, values: Iterable[float]) -> float:
-        """Return the best of some values, of which there must be one."""
+        """Return the best of some values, at least one."""
         return max(values) if self.better == "higher" else min(values)
 
 
 def area_under_roc(probabilities: Tensor, targets: Tensor) -> float | None:
-    """Return the area under the ROC curve: of the second class of two, else the plain mean over classes.
+    """Return the area under the ROC curve: of the second class of two, else the unweighted mean over classes.
 
-    It is not defined for a class that all samples have, or none.
+    It is undefined for a class that all samples have, or none.
     """
     return _area_under_roc(probabilities.numpy(), targets.numpy())
 
@@ -79,7 +79,7 @@ def area_under_roc(probabilities: Tensor, targets: Tensor) -> float | None:
 def kappa(probabilities: Tensor, targets: Tensor) -> float | None:
     """Return Cohen's κ with quadratic weights of the most probable classes, ordered by their numbers.
 
-    It is not defined if targets and answers are all one class.
+    It is undefined if all targets and predictions are the same class.
     """
     likely = probabilities.numpy()
     return quadratic_kappa(likely.argmax(axis=1), targets.numpy(), likely.shape[1])
@@ -131,20 +131,20 @@ def quadratic_kappa(answers: NDArray[np.int64], right: NDArray[np.int64], classe
     Parameters
     ----------
     answers, right
-        Classes, of shape (n,).
+        Predicted and true classes, shape (n,).
     classes
-        How many there are.
+        Number of classes.
     """
     from sklearn.metrics import cohen_kappa_score  # takes a second
 
     if len(np.union1d(answers, right)) < 2:
-        return None  # chance alone would always agree, so there is nothing to compare with
+        return None  # chance agreement is 1, so κ is undefined
     value = float(cohen_kappa_score(right, answers, labels=range(classes), weights="quadratic"))
     return min(max(value, -1.0), 1.0)  # sums of fractions end a bit beside 1
 
 
 def mean(weighted: Iterable[tuple[float | None, float]]) -> float | None:
-    """Return the mean of values with weights, of those that are defined; None if none is."""
+    """Return the weighted mean of the values that are not None; None if all are."""
     defined = [(value, weight) for value, weight in weighted if value is not None]
     if not defined:
         return None
@@ -152,6 +152,6 @@ def mean(weighted: Iterable[tuple[float | None, float]]) -> float | None:
 
 
 def figures(evaluation: Evaluation | None, metric: Metric | None) -> dict[str, float | None]:
-    """Return an evaluation as ``rounds.jsonl`` holds it; without one all figures are None."""
+    """Return an evaluation as it is written to ``rounds.jsonl``; without one all values are None."""
     names = ["accuracy", "loss"] if metric is None else ["accuracy", "loss", "metric"]
     return {name: None if evaluation is None else getattr(evaluation, name) for name in names}

@@ -1,7 +1,7 @@
-"""Optimizers, by torch's functional forms.
+"""Optimizers, built on torch's functional forms.
 
-The classes in ``torch.optim`` import torch's compiler when one is made, which takes a node's process about
-four seconds, and a real node has a fresh process for each message.
+The classes in ``torch.optim`` import torch's compiler when they are instantiated. That takes about four
+seconds, and a real node has a new process for each message.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 BETAS = (0.9, 0.999)
 EPSILON = 1e-8
 _COPIES = 4
-"""Of each parameter that learns, if an optimizer does not say: its value, its gradient and two moments."""
+"""Copies per trainable parameter, for other optimizers: its value, its gradient and two moments."""
 
 
 @dataclass(frozen=True)
 class OptimizerOptions:
-    """What an optimizer is told; it need not use all of it."""
+    """The options of an optimizer, which need not use all of them."""
 
     learning_rate: float
     momentum: float = 0.0
@@ -35,21 +35,29 @@ class OptimizerOptions:
 
 
 class Optimizer(Protocol):
-    """Changes parameters in place by their gradients; owns what it remembers of steps before."""
+    """Updates parameters in place by their gradients, and keeps its own state."""
 
     def step(self, gradients: list[Tensor]) -> None:
         """Take one step, given the gradient of each parameter."""
 
 
 OptimizerMaker = Callable[[Sequence[Tensor]], Optimizer]
-"""Makes an optimizer that has taken no step, of the parameters that learn."""
+"""Makes a new optimizer of the given trainable parameters."""
 
 OptimizerKind = Callable[[Sequence[Tensor], OptimizerOptions, RunSettings], "Optimizer | TorchOptimizer"]
-"""What a setting names: it makes an optimizer, or one of torch's own."""
+"""What a setting names: a function that makes an optimizer, possibly one of torch's own."""
 
 
 class SGD:
-    """Stochastic gradient descent, with momentum and weight decay as torch has them."""
+    """Stochastic gradient descent, with momentum and weight decay as in ``torch.optim.SGD``.
+
+    Parameters
+    ----------
+    parameters
+        The trainable parameters.
+    learning_rate, momentum, weight_decay
+        As in ``torch.optim.SGD``.
+    """
 
     def __init__(
         self, parameters: Sequence[Tensor], learning_rate: float, momentum: float, weight_decay: float
@@ -73,12 +81,20 @@ class SGD:
             dampening=0.0,
             nesterov=False,
             maximize=False,
-            foreach=self._parameters[0].is_cuda,  # what torch would find out at every step
+            foreach=self._parameters[0].is_cuda,  # torch would determine it at every step
         )
 
 
 class AdamW:
-    """Adam with weight decay apart from the gradient (Loshchilov and Hutter 2019)."""
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2019).
+
+    Parameters
+    ----------
+    parameters
+        The trainable parameters.
+    learning_rate, weight_decay
+        As in ``torch.optim.AdamW``.
+    """
 
     def __init__(self, parameters: Sequence[Tensor], learning_rate: float, weight_decay: float) -> None:
         self._parameters = list(parameters)
@@ -111,7 +127,7 @@ class AdamW:
 
 
 class _Adapted:
-    """One of torch's own optimizers, which reads the gradients where torch leaves them."""
+    """Adapts an optimizer of ``torch.optim``, which reads gradients from the parameters."""
 
     def __init__(self, parameters: Sequence[Tensor], optimizer: "TorchOptimizer") -> None:
         self._parameters = list(parameters)
@@ -126,12 +142,32 @@ class _Adapted:
 
 
 def make_sgd(parameters: Sequence[Tensor], options: OptimizerOptions, settings: RunSettings) -> SGD:
-    """Return plain SGD, or with momentum."""
+    """Return SGD.
+
+    Parameters
+    ----------
+    parameters
+        The trainable parameters.
+    options
+        Learning rate, momentum and weight decay.
+    settings
+        Of the run; not used.
+    """
     return SGD(parameters, options.learning_rate, options.momentum, options.weight_decay)
 
 
 def make_adamw(parameters: Sequence[Tensor], options: OptimizerOptions, settings: RunSettings) -> AdamW:
-    """Return AdamW, which has no momentum to set."""
+    """Return AdamW.
+
+    Parameters
+    ----------
+    parameters
+        The trainable parameters.
+    options
+        Learning rate and weight decay; the momentum is not used.
+    settings
+        Of the run; not used.
+    """
     return AdamW(parameters, options.learning_rate, options.weight_decay)
 
 
@@ -152,12 +188,12 @@ REGISTRY: Registry[OptimizerKind] = Registry("train.optimizer", OPTIMIZERS, _acc
 
 
 def optimizer_maker(name: str, options: OptimizerOptions, settings: RunSettings) -> OptimizerMaker:
-    """Return what makes a run's optimizer.
+    """Return a function that makes a run's optimizer.
 
     Parameters
     ----------
     name
-        As ``train.optimizer`` and ``distillation.optimizer`` have it.
+        The value of ``train.optimizer`` or ``distillation.optimizer``.
     options
         Learning rate, momentum and weight decay.
     settings
@@ -180,5 +216,5 @@ def optimizer_maker(name: str, options: OptimizerOptions, settings: RunSettings)
 
 
 def copies_of(name: str) -> int:
-    """Return how often an optimizer keeps each parameter: value, gradient, and what it remembers of steps."""
+    """Return how many numbers are kept per parameter: its value, its gradient and the optimizer's state."""
     return _COPIES_OF.get(REGISTRY.find(name), _COPIES)

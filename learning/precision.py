@@ -1,6 +1,6 @@
-"""In which precision networks compute; weights, losses and what travels are float32 whatever it is.
+"""The precision in which networks compute; weights, losses and messages are always float32.
 
-Norms are calibrated in float32 too, so that an export does not depend on it.
+Norms are calibrated in float32 too, so that an export does not depend on the precision.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ from protocol.errors import SettingsError, TrainingError
 Precision = Literal["fp32", "bf16", "fp16"]
 
 Gradients = Callable[[Tensor, Sequence[Tensor]], list[Tensor] | None]
-"""Maps a loss and the parameters to the loss's gradients, float32; None: they overflowed, find them again."""
+"""Maps a loss and the parameters to its gradients, float32; None: they overflowed, compute them again."""
 
 _FIRST_SCALE = 2.0**16
 _GOOD_STEPS = 2000
@@ -24,7 +24,7 @@ _GOOD_STEPS = 2000
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """How a network's layers compute.
+    """The precision and device in which a network's layers compute.
 
     Parameters
     ----------
@@ -32,12 +32,12 @@ class Arithmetic:
         ``bf16`` and ``fp16`` are torch's autocast: matrix products and convolutions in 16 bits, sums and
         norms in float32. ``fp32`` leaves torch as it is.
     device
-        Where the network is.
+        The device of the network.
 
     Raises
     ------
     SettingsError
-        If the device does not compute in this precision.
+        If the device does not support this precision.
     """
 
     precision: Precision
@@ -47,7 +47,7 @@ class Arithmetic:
         """Refuse float16 on a CPU, which is slower there than float32."""
         if self.precision == "fp16" and self.device.type != "cuda":
             raise SettingsError(
-                f'precision = "fp16": needs a GPU, this is a {self.device.type}; allowed are fp32, bf16'
+                f'precision = "fp16": needs a GPU, the device is a {self.device.type}; allowed are fp32, bf16'
             )
 
     def autocast(self) -> AbstractContextManager[object]:
@@ -61,18 +61,18 @@ class Arithmetic:
                 return torch.autocast(self.device.type, torch.float16)
 
     def gradients(self) -> Gradients:
-        """Return how gradients are found in one training."""
+        """Return the function that computes gradients, for one call of training."""
         return ScaledGradients() if self.precision == "fp16" else plain_gradients
 
 
 FLOAT32 = Arithmetic("fp32", torch.device("cpu"))
-"""Torch as it is, on any device."""
+"""Float32, on any device."""
 
 
 def usable_precision(wanted: Precision, device: torch.device) -> tuple[Precision, str]:
-    """Return the precision a device computes in: the one wanted, or ``fp32`` and a note that says why.
+    """Return the precision to use on a device: the wanted one, or ``fp32`` and a note that says why.
 
-    So nodes of unequal hardware take part in one run: weights are float32 everywhere, and merge.
+    Nodes of unequal hardware can thus join one run: weights are float32 everywhere, so they can be averaged.
     """
     if lack := _lack(wanted, device):
         return "fp32", f'precision = "{wanted}": {lack}, computing in fp32'
@@ -80,23 +80,23 @@ def usable_precision(wanted: Precision, device: torch.device) -> tuple[Precision
 
 
 def _lack(wanted: Precision, device: torch.device) -> str:
-    """Say what a device lacks to compute in a precision, or nothing."""
+    """Return why a device does not support a precision; empty if it does."""
     match wanted, device.type:
         case ("fp16", "cpu"):
-            return "a CPU computes it more slowly than fp32"
+            return "it is slower than fp32 on a CPU"
         case ("bf16", "cpu") if not _cpu_has_bfloat16():
-            return "this CPU does not have it"
+            return "this CPU does not support it"
         case ("bf16", "cuda"):
             with torch.cuda.device(device):
                 if not torch.cuda.is_bf16_supported(including_emulation=False):
                     major, minor = torch.cuda.get_device_capability()
                     name = torch.cuda.get_device_name()
-                    return f"{name} (compute capability {major}.{minor}, needed is 8.0) does not have it"
+                    return f"{name} (compute capability {major}.{minor}, needed is 8.0) does not support it"
     return ""
 
 
 def _cpu_has_bfloat16() -> bool:
-    """Tell whether products of matrices in bfloat16 are more than a slow imitation here."""
+    """Tell whether this CPU has instructions for bfloat16, and does not emulate them slowly."""
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
@@ -109,11 +109,11 @@ def plain_gradients(loss: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
 
 
 class ScaledGradients:
-    """Gradients of the loss times a scale, divided by it again: float16 would round small ones to 0.
+    """Loss scaling: gradients of the scaled loss, divided by the scale, as float16 rounds small ones to 0.
 
-    A gradient that is not finite halves the scale, and must be found again; 2,000 good ones in a row double
-    it (Micikevicius et al. 2018, section 3.2). Torch's ``GradScaler`` does so too, but it wants a
-    ``torch.optim.Optimizer``, see ``learning.training``.
+    If a gradient is not finite the scale is halved and gradients must be recomputed; after 2,000 finite ones
+    in a row it is doubled (Micikevicius et al. 2018, section 3.2). Torch's ``GradScaler`` works the same way
+    but needs a ``torch.optim.Optimizer``, see ``learning.optimizers``.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""One training step: a batch's mean loss and its gradients, in parts where memory is too small for all."""
+"""One training step: a batch's mean loss and its gradients, in micro-batches if memory is short."""
 
 from collections.abc import Callable
 from functools import partial
@@ -10,25 +10,29 @@ from learning.memory import Halving
 from learning.precision import Arithmetic
 
 Batch = tuple[Tensor, ...]
-"""Tensors with a row a sample."""
+"""Tensors with one row per sample."""
 
 
 def indices_alone(indices: Tensor) -> Batch:
-    """Make nothing else of a batch's indices."""
+    """Return a batch's indices as the batch itself."""
     return (indices,)
 
 
 class Step:
-    """Finds the loss and the gradients of batches; it owns how large a micro-batch may be.
+    """Computes the loss and the gradients of batches; it keeps track of the size of micro-batches.
 
     Parameters
     ----------
+    model
+        The network, on its device.
     batch_loss, draw
         See `learning.training.fit`.
     batch_size
-        Samples in a batch; one that is left over may join it.
+        Samples per batch; a single remaining sample may be added to the last batch.
     parameters
-        Of the model: those whose gradients are wanted.
+        The model's parameters whose gradients are needed.
+    arithmetic
+        Precision and device of the network.
     """
 
     def __init__(
@@ -50,7 +54,7 @@ class Step:
         self._find_gradients = arithmetic.gradients()
 
     def size(self) -> int:
-        """Return how many samples the last micro-batch had, at most."""
+        """Return the largest number of samples of the last micro-batches."""
         return self._halving.size(self._samples)
 
     def __call__(self, indices: Tensor) -> tuple[Tensor, list[Tensor]]:
@@ -61,7 +65,7 @@ class Step:
         RuntimeError, MemoryError
             If the smallest micro-batch does not fit the memory.
         TrainingError
-            If gradients are not finite, in float16 whatever the scale.
+            If gradients are not finite; in float16, at any scale.
         """
         self._samples = len(indices)
         with self._arithmetic.autocast():
@@ -78,14 +82,14 @@ class Step:
             more, gradients = self._of(part)
             loss = loss + more
             total = _add(total, gradients)
-            del gradients  # else they would take memory while the next ones are found
+            del gradients  # or they would take memory while the next ones are computed
         return loss, total
 
     def _of(self, part: Batch) -> tuple[Tensor, list[Tensor]]:
-        """Return what a micro-batch adds to the batch's mean loss, and to its gradients.
+        """Return a micro-batch's contribution to the batch's mean loss and to its gradients.
 
-        Where these overflow in float16 they are found again at half the scale. To leave the step out, as is
-        usual, could leave out all that a client with few samples does in a round.
+        If gradients overflow in float16 they are computed again at half the scale. Skipping the step, as is
+        usual, could skip all steps that a client with few samples takes in a round.
         """
         while True:
             with self._arithmetic.autocast():
@@ -98,7 +102,7 @@ class Step:
 
 
 def _add(total: list[Tensor], gradients: list[Tensor]) -> list[Tensor]:
-    """Add gradients to a sum, a tensor at a time; not in place, for two parameters may share a gradient."""
+    """Add gradients to a sum, tensor by tensor; not in place, as two parameters may share a gradient."""
     for place, gradient in enumerate(gradients):
         total[place] = total[place] + gradient
     return total

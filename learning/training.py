@@ -1,4 +1,4 @@
-"""The one training loop and the one evaluation loop: a method differs in its loss, not in its loop."""
+"""The training loop and the evaluation loop of all methods, which differ in their losses only."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -23,14 +23,14 @@ from protocol.settings import TrainSettings
 from protocol.values import numbers
 
 EVALUATION_BATCH = ExitNetwork.answers_at_once
-"""Of a network that does not say."""
+"""Largest batch in evaluation, for networks that do not set their own."""
 _REMEDY = "try a smaller learning-rate"
 
 T = TypeVar("T")
 
 
 class FitSettings(Protocol):
-    """What the loop needs to know; ``TrainSettings`` and ``DistillationSettings`` provide it."""
+    """The settings that the loop needs, as in ``TrainSettings`` and ``DistillationSettings``."""
 
     @property
     def epochs(self) -> int:
@@ -38,7 +38,7 @@ class FitSettings(Protocol):
 
     @property
     def batch_size(self) -> int:
-        """Samples a step."""
+        """Samples per step."""
 
 
 def fit(
@@ -53,37 +53,39 @@ def fit(
 ) -> None:
     """Train a model in place.
 
-    A step for which memory is too small is done again in micro-batches of half the size, and so are the
-    steps after it. Their gradients sum to that of the batch's mean loss. Three things then differ from a
-    step in one piece. Batch norms that use a batch's own statistics use a micro-batch's, and running ones
-    are moved by each, and by the attempt that failed. No micro-batch of a network with batch norms has
-    fewer than two samples. Dropout draws anew.
+    A step that runs out of memory is repeated in micro-batches of half the size, and so are the steps after
+    it. The gradients of the micro-batches sum to that of the batch's mean loss. Three things differ from a
+    step on the whole batch. Batch norms use the statistics of micro-batches, and running statistics are
+    updated by each of them and by the failed attempt. Micro-batches of a network with batch norms have at
+    least two samples. Dropout draws new masks.
 
     Parameters
     ----------
-    batch_loss : callable
-        The mean loss of a batch's samples, each with the same weight, given what ``draw`` makes of it:
-        the samples' indices, int64 of shape (batch,), if nothing else is said.
-    samples : int
-        How many samples there are; with none, nothing happens.
-    settings : FitSettings
+    model
+        The network, on its device.
+    batch_loss
+        Returns the unweighted mean loss of a batch's samples, given the tensors that ``draw`` returns; by
+        default the samples' indices, int64 of shape (batch,).
+    samples
+        Number of samples; with 0, nothing happens.
+    settings
         Epochs and batch size.
-    generator : torch.Generator
+    generator
         Shuffles the samples.
-    optimizer : callable
-        Makes the optimizer, of the parameters that learn; it remembers nothing from one call to the next.
-    arithmetic : Arithmetic
-        Of the layers; weights and gradients are float32.
-    draw : callable, optional
-        Makes tensors with a row a sample of a batch's indices, once a step even if that is done again:
-        the place for random changes of inputs.
+    optimizer
+        Makes the optimizer of the trainable parameters; no state is kept from one call to the next.
+    arithmetic
+        Precision of the layers; weights and gradients are float32.
+    draw
+        Maps a batch's indices to tensors with one row per sample. It is called once per step, even if the
+        step is repeated, and may be random, for example for augmentation.
 
     Raises
     ------
     SettingsError
-        If batches of one sample meet batch norms.
+        If the batch size is 1 and the network has batch norms.
     TrainingError
-        If the loss or a weight is not finite at the end; the model is then of no use.
+        If the loss or a weight is not finite at the end; the model is then unusable.
     MemoryShortageError
         If memory is too small for the smallest micro-batch.
     """
@@ -100,7 +102,7 @@ def fit(
             for indices in batches(samples, settings.batch_size, generator):
                 loss, gradients = step(indices)
                 stepper.step(gradients)
-                del gradients  # else they would take memory while the next ones are found
+                del gradients  # or they would take memory while the next ones are computed
     finite = all(bool(parameter.isfinite().all()) for parameter in parameters)
     if not (finite and math.isfinite(loss.item())):
         raise TrainingError(f"training diverged: last loss = {loss.item()}, {_REMEDY}")
@@ -109,8 +111,8 @@ def fit(
 def learning_rate(settings: TrainSettings, round: int) -> float:
     """Return the learning rate of a round, counted from 1.
 
-    With ``train.milestones`` it is multiplied by ``train.decay`` after each of those rounds, without them
-    after every round.
+    With ``train.milestones`` it is multiplied by ``train.decay`` after each of those rounds, otherwise after
+    every round.
     """
     milestones = numbers(settings.milestones)
     drops = sum(round > milestone for milestone in milestones) if milestones else round - 1
@@ -118,16 +120,16 @@ def learning_rate(settings: TrainSettings, round: int) -> float:
 
 
 def all_exits(model: nn.Module, inputs: Tensor) -> list[Tensor]:
-    """Return the logits of each exit of a network, the shallowest first; most networks have one.
+    """Return the logits of each exit of a network, the shallowest first; most networks have one exit.
 
-    They are float32 whatever precision the network computes in, and so is every loss of them.
+    Logits, and so losses, are float32 in every precision.
     """
     logits = model.exits(inputs) if isinstance(model, ExitNetwork) else [model(inputs)]
     return [z.float() for z in logits]
 
 
 def with_own_loss(model: nn.Module, loss: Tensor) -> Tensor:
-    """Add to a batch's loss what the network itself has to add, see ``ExitNetwork.own_loss``."""
+    """Add the network's own loss term to a batch's loss, see ``ExitNetwork.own_loss``."""
     own = model.own_loss() if isinstance(model, ExitNetwork) else None
     return loss if own is None else loss + own
 
@@ -135,7 +137,16 @@ def with_own_loss(model: nn.Module, loss: Tensor) -> Tensor:
 def mean_over_exits(model: nn.Module, inputs: Tensor, loss: Callable[[Tensor], Tensor]) -> Tensor:
     """Return the mean of the exits' losses, the j-th of l with weight 2j/(l(l+1)) as in ScaleFL.
 
-    So a network with early exits can stand wherever one without can.
+    A network with early exits can thus be trained wherever another network can.
+
+    Parameters
+    ----------
+    model
+        The network.
+    inputs
+        A batch, shape (batch, ...).
+    loss
+        Maps one exit's logits, shape (batch, classes), to its loss, a scalar.
     """
     logits = all_exits(model, inputs)
     if len(logits) == 1:
@@ -146,13 +157,33 @@ def mean_over_exits(model: nn.Module, inputs: Tensor, loss: Callable[[Tensor], T
 
 @torch.no_grad()
 def predict(model: nn.Module, inputs: Inputs, arithmetic: Arithmetic = FLOAT32) -> Tensor:
-    """Return class probabilities, float32 of shape (n, classes), network in eval mode."""
+    """Return class probabilities, float32 of shape (n, classes), computed in eval mode.
+
+    Parameters
+    ----------
+    model
+        The network, on the inputs' device.
+    inputs
+        n inputs.
+    arithmetic
+        Precision of the network's layers.
+    """
     return torch.softmax(_logits(model, inputs, arithmetic), dim=1)
 
 
 @torch.no_grad()
 def exit_logits(model: nn.Module, inputs: Inputs, arithmetic: Arithmetic = FLOAT32) -> list[Tensor]:
-    """Return the logits of each exit, float32 of shape (n, classes), network in eval mode."""
+    """Return the logits of each exit, float32 of shape (n, classes), computed in eval mode.
+
+    Parameters
+    ----------
+    model
+        The network, on the inputs' device.
+    inputs
+        n inputs.
+    arithmetic
+        Precision of the network's layers.
+    """
     parts = _answers(model, inputs, arithmetic, partial(all_exits, model))
     return [torch.cat(of_exit) for of_exit in zip(*parts, strict=True)]
 
@@ -163,6 +194,17 @@ def evaluate(
 ) -> Evaluation:
     """Score a model on held-out samples: accuracy in [0, 1], mean cross-entropy, and a metric.
 
+    Parameters
+    ----------
+    model
+        The network, on the samples' device.
+    samples
+        At least one.
+    metric
+        The run's metric, if it has one.
+    arithmetic
+        Precision of the network's layers.
+
     Raises
     ------
     TrainingError
@@ -172,14 +214,14 @@ def evaluate(
 
 
 def _logits(model: nn.Module, inputs: Inputs, arithmetic: Arithmetic) -> Tensor:
-    """Return the last exit's logits, float32 of shape (n, classes), network in eval mode."""
+    """Return the last exit's logits, float32 of shape (n, classes), computed in eval mode."""
     return torch.cat(_answers(model, inputs, arithmetic, model)).float()
 
 
 def _answers(
     model: nn.Module, inputs: Inputs, arithmetic: Arithmetic, answer: Callable[[Tensor], T]
 ) -> list[T]:
-    """Return a network's answers batch by batch, in eval mode; in smaller batches where memory is short."""
+    """Return a network's outputs batch by batch, in eval mode; in smaller batches if memory is short."""
     halving = Halving(model.answers_at_once if isinstance(model, ExitNetwork) else EVALUATION_BATCH)
 
     def all_answers(size: int) -> list[T]:
@@ -191,7 +233,16 @@ def _answers(
 
 
 def score_logits(logits: Tensor, targets: Tensor, metric: Metric | None = None) -> Evaluation:
-    """Score answers, logits of shape (n, classes), to samples whose classes are known.
+    """Score predictions for samples whose classes are known.
+
+    Parameters
+    ----------
+    logits
+        Shape (n, classes).
+    targets
+        Classes, int64 of shape (n,).
+    metric
+        The run's metric, if it has one.
 
     Raises
     ------
@@ -208,7 +259,7 @@ def score_logits(logits: Tensor, targets: Tensor, metric: Metric | None = None) 
 
 @contextmanager
 def _eval_mode(model: nn.Module) -> Iterator[None]:
-    """Switch dropout and batch statistics off, and back to what they were."""
+    """Set eval mode, and afterwards the mode before."""
     was_training = model.training
     model.eval()
     try:

@@ -1,4 +1,4 @@
-"""What is done to a client's work before it is sent (``uplink``): clipping, noise, sparsity."""
+"""Uplink transforms: changes to weights or predictions before they are sent, such as clipping or noise."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,26 +14,27 @@ from protocol.settings import RunSettings
 from protocol.values import split_names
 
 LABELS = "labels"
-"""The name of a client's predictions in an `Update`."""
+"""The name of a client's predictions among the tensors of an `Update`."""
 _SUM_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
 class Update:
-    """What a client is about to send in a round.
+    """What a client sends in a round, before transforms.
 
     Parameters
     ----------
     tensors
         Trained weights by name; or predictions, float32 of shape (n, classes), under the name ``labels``.
     received
-        The weights that it began the round with, by name; empty where labels are sent.
+        The weights received at the start of the round, by name; empty if labels are sent.
     client
-        The client's lasting name.
+        The client's name.
     round
         From 1.
     generator
-        For all that is random; it follows from the run's seed, the transform's place, round and client.
+        For all random draws; derived from the run's seed, the transform's place in the list, round and
+        client.
     settings
         Of the run.
     """
@@ -54,31 +55,31 @@ _only_for_labels: set[UplinkTransform] = set()
 
 
 def for_weights(transform: UplinkTransform) -> UplinkTransform:
-    """Mark a transform, as a decorator, as one of weights: a method that sends soft labels refuses it."""
+    """Mark a transform, as a decorator, as one for weights only: methods that send soft labels refuse it."""
     _only_for_weights.add(transform)
     return transform
 
 
 def for_labels(transform: UplinkTransform) -> UplinkTransform:
-    """Mark a transform, as a decorator, as one of soft labels: a method that sends weights refuses it."""
+    """Mark a transform, as a decorator, as one for soft labels only: methods that send weights refuse it."""
     _only_for_labels.add(transform)
     return transform
 
 
 def require_transforms(settings: RunSettings, sends_labels: bool) -> None:
-    """Refuse uplink transforms that are not for what a run's clients send.
+    """Refuse uplink transforms that do not fit what a run's clients send.
 
     Parameters
     ----------
     settings
         Of the run.
     sends_labels
-        Whether soft labels are sent, or weights.
+        Whether clients send soft labels; if not, they send weights.
 
     Raises
     ------
     SettingsError
-        If ``uplink`` names something that is no transform, or one for the other.
+        If ``uplink`` names something that is not a transform, or a transform of the other kind.
     """
     unfit, what = (_only_for_weights, "weights") if sends_labels else (_only_for_labels, "soft labels")
     for name in split_names(settings.uplink):
@@ -117,8 +118,8 @@ def transformed(
     Raises
     ------
     SettingsError
-        If ``uplink`` names something that is no transform, or one returns other names, shapes or dtypes, or
-        labels that are no probabilities.
+        If ``uplink`` names something that is not a transform, or a transform returns other names, shapes or
+        dtypes, or labels that are not probabilities.
     """
     for place, name in enumerate(split_names(settings.uplink), start=1):
         generator = torch_generator(settings.seed, f"uplink {place}", round, client)
@@ -131,7 +132,7 @@ def transformed(
 
 
 def _fault(changed: Mapping[str, Tensor], before: Mapping[str, Tensor]) -> str:
-    """Say what of a transform's result cannot be sent, or nothing."""
+    """Return why a transform's result cannot be sent; empty if it can."""
     if changed.keys() != before.keys():
         return f"returned tensors {sorted(changed)}, expected {sorted(before)}"
     for name, tensor in changed.items():
@@ -143,7 +144,7 @@ def _fault(changed: Mapping[str, Tensor], before: Mapping[str, Tensor]) -> str:
         if not tensor.isfinite().all():
             return f"tensor {name!r}: not all values are finite"
     if before.keys() == {LABELS} and changed[LABELS].ndim == 2 and not _are_probabilities(changed[LABELS]):
-        return "labels must stay probabilities: none negative, each row's sum 1"
+        return "labels must remain probabilities: none negative, each row with a sum of 1"
     return ""
 
 

@@ -1,4 +1,4 @@
-"""The contract of all that merges clients' weights: whole networks, submodels and adapters."""
+"""The contract of weight aggregators, which merge whole networks, submodels or adapters."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from types import EllipsisType
@@ -7,11 +7,11 @@ from typing import Protocol
 from torch import Tensor
 
 Index = slice | Tensor
-"""Places along one dimension; a ``slice`` where they lie side by side."""
+"""Indices along one dimension; a ``slice`` if they are consecutive."""
 
 
 class Places(Protocol):
-    """Where a client's parameters lie in the whole network's."""
+    """The indices of a client's parameters in the whole network's parameters."""
 
     def __contains__(self, name: str) -> bool:
         """Tell whether the client has a parameter."""
@@ -23,41 +23,41 @@ class Places(Protocol):
         """Return an index into the whole parameter that selects the client's, in its shape."""
 
     def is_view(self, name: str) -> bool:
-        """Tell whether indexing with the places gives a view and no copy."""
+        """Tell whether indexing with `places` returns a view and not a copy."""
 
     def only(self, names: Collection[str]) -> "Places":
-        """Return where some of the parameters lie."""
+        """Return the indices of some of the parameters."""
 
 
 class WeightAggregator(Protocol):
     """Merges the weights of one round as they arrive; the result must not depend on the order of arrival."""
 
     def add(self, part: Mapping[str, Tensor], where: Places, weight: int, client: str) -> None:
-        """Take in one client's parameters.
+        """Add one client's parameters.
 
         Parameters
         ----------
         part
             By name, on the CPU, all finite.
         where
-            Where they lie in the whole.
+            Their indices in the whole network.
         weight
             At least 1: the client's number of samples, or 1.
         client
-            Its lasting name.
+            The client's name.
 
         Raises
         ------
         ValueError
-            If a tensor is missing, unexpected or of another shape or dtype; nothing is then changed.
+            If a tensor is missing, unexpected or of another shape or dtype; nothing is changed in that case.
         """
 
     def merged(self) -> dict[str, Tensor]:
-        """Return the whole network's parameters after the round; as before it where nobody sent any."""
+        """Return the whole network's parameters after the round; those that nobody sent are unchanged."""
 
 
 class Everywhere:
-    """The places of a client that has the whole network."""
+    """The indices of a client that has the whole network."""
 
     def __init__(self, whole: Iterable[str]) -> None:
         self._names = frozenset(whole)
@@ -73,9 +73,9 @@ class Everywhere:
         return (...,)
 
     def is_view(self, name: str) -> bool:
-        """Tell that indexing copies nothing."""
+        """Return True: indexing never copies."""
         return True
 
     def only(self, names: Collection[str]) -> "Everywhere":
-        """Return where some of the parameters lie."""
+        """Return the indices of some of the parameters."""
         return Everywhere(self._names & set(names))

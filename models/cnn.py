@@ -28,7 +28,7 @@ class SmallCNN(nn.Module):
     image_shape
         Channels, height and width; each side at least 8.
     num_classes
-        Width of the output.
+        Number of classes.
     """
 
     def __init__(self, image_shape: tuple[int, ...], num_classes: int) -> None:

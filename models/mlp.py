@@ -15,7 +15,7 @@ class MLP(nn.Module):
     input_shape
         (features,); of other inputs all numbers are features.
     num_classes
-        Width of the output.
+        Number of classes.
 
     Raises
     ------

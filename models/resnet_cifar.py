@@ -15,7 +15,7 @@ class ResidualBlock(nn.Module):
     Parameters
     ----------
     inputs, outputs
-        Channels that come and go.
+        Input and output channels.
     stride
         2 halves the image's sides, 1 keeps them.
     """
@@ -54,7 +54,7 @@ class CifarResNet(nn.Module):
     image_shape
         Channels, height and width. The network fits any height and width.
     num_classes
-        Width of the output.
+        Number of classes.
 
     Raises
     ------

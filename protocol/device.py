@@ -1,4 +1,4 @@
-"""Where tensors live, and how much memory of a GPU may be taken."""
+"""The device a process computes on, and how much of a GPU's memory it may take."""
 
 import logging
 import os
@@ -20,15 +20,15 @@ _GIGABYTE = 1e9
 
 @dataclass(frozen=True)
 class Place:
-    """Where a process computes."""
+    """The device a process computes on."""
 
     device: torch.device
     note: str = ""
-    """What is not as the settings ask, and why; empty if all is."""
+    """What differs from the settings, and why; empty if nothing does."""
 
 
 def choose_device(name: str) -> torch.device:
-    """Return the device a setting names, and log what is not as asked; see `find_place`."""
+    """Return the device that a setting names, and log what differs from the setting; see `find_place`."""
     place = find_place(name)
     if place.note:
         log.warning("%s", place.note)
@@ -36,23 +36,23 @@ def choose_device(name: str) -> torch.device:
 
 
 def find_place(name: str, gpu_memory: float | None = None) -> Place:
-    """Find the device a setting names, see that it works, and limit its memory before any is taken.
+    """Find the device that a setting names, check that it works, and limit its memory before any is taken.
 
-    ``auto`` takes a GPU where there is one that works, else the CPU. A card that is there and does not
-    work (a driver too old, no room for the first tensor) is told in the place's note.
+    ``auto`` takes a GPU if there is one that works, else the CPU. The note of the result says if there is a
+    GPU that does not work (an outdated driver, no memory for the first tensor).
 
     Parameters
     ----------
     name
         ``auto``, ``cpu``, ``cuda`` (the process's first card) or ``cuda:N``.
     gpu_memory
-        GB of the card that torch may take in this process; None: all of it. Without a GPU it limits
-        nothing, and the note says so: ``auto`` may end on a CPU.
+        GB of the GPU's memory that torch may take in this process; None: all of it. It has no effect on
+        a CPU, which ``auto`` may choose; the note says so.
 
     Raises
     ------
     SettingsError
-        If there is no such card, it does not work, or it is smaller than ``gpu_memory``.
+        If there is no such GPU, it does not work, or it is smaller than ``gpu_memory``.
     """
     if name == "auto":
         return _automatic(gpu_memory)
@@ -61,17 +61,17 @@ def find_place(name: str, gpu_memory: float | None = None) -> Place:
     _require_card(name)
     device = torch.device(name)
     if fault := _fault(device, gpu_memory):
-        raise SettingsError(f'device = "{name}": the card does not work: {fault}; allowed here: auto, cpu')
+        raise SettingsError(f'device = "{name}": the GPU does not work: {fault}; allowed here: auto, cpu')
     return Place(device)
 
 
 def is_device(name: str) -> bool:
-    """Tell whether a name is one of a device, here or on another machine."""
+    """Tell whether a name is that of a device, on this machine or on another."""
     return name in _KINDS or bool(_CARD.fullmatch(name))
 
 
 def allowed_devices() -> list[str]:
-    """Return the names of the devices there are on this machine."""
+    """Return the names of this machine's devices."""
     if not torch.cuda.is_available():
         return ["auto", "cpu"]
     return [*_KINDS, *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
@@ -98,14 +98,14 @@ def _require_card(name: str) -> None:
             f'device = "{name}": this machine has no usable GPU{why}; allowed here: {allowed}'
         )
     if name not in allowed_devices():
-        raise SettingsError(f'device = "{name}": there is no such card; allowed here: {allowed}')
+        raise SettingsError(f'device = "{name}": there is no such GPU; allowed here: {allowed}')
 
 
 def _fault(device: torch.device, gpu_memory: float | None) -> str:
-    """Make a card the process's own, limit its memory, and try it; return what goes wrong, or nothing."""
+    """Make a GPU the process's current one, limit its memory, and try it; return what fails, or nothing."""
     try:
         if device.index is not None:
-            torch.cuda.set_device(device)  # else what names no card would take memory of the first one
+            torch.cuda.set_device(device)  # else tensors on plain "cuda" would take memory of the first GPU
         if gpu_memory is not None:
             _limit_memory(device, gpu_memory)
         _try(device)
@@ -115,7 +115,7 @@ def _fault(device: torch.device, gpu_memory: float | None) -> str:
 
 
 def _limit_memory(device: torch.device, gpu_memory: float) -> None:
-    """Limit what torch's allocator takes of a card in this process; what CUDA itself takes comes on top."""
+    """Limit what torch's allocator takes of a GPU in this process; CUDA itself takes some more."""
     number = torch.cuda.current_device() if device.index is None else device.index
     card = torch.cuda.get_device_properties(number)
     if gpu_memory * _GIGABYTE > card.total_memory:
@@ -127,20 +127,20 @@ def _limit_memory(device: torch.device, gpu_memory: float) -> None:
 
 
 def _try(device: torch.device) -> None:
-    """Take memory and run a kernel: a card may be listed and yet be full, or too old for this torch."""
+    """Take memory and run a kernel: a listed GPU may be full, or too old for this version of torch."""
     (torch.ones(1, device=device) + 1).item()
 
 
 def _without_effect(gpu_memory: float | None) -> str:
-    return "" if gpu_memory is None else f"gpu-memory = {gpu_memory:g} limits nothing on a CPU"
+    return "" if gpu_memory is None else f"gpu-memory = {gpu_memory:g} has no effect on a CPU"
 
 
 def _why_unusable() -> str:
-    """Say why CUDA does not start although there is a card; nothing if there is none, or -1 hides it."""
+    """Return why CUDA does not start although there is a GPU; nothing if there is none, or -1 hides it."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible == "-1" or not list(_DEVICE_FILES.glob("nvidia[0-9]*")):
         return ""
-    if visible == "":  # so Ray hides it from clients that are given no share
+    if visible == "":  # Ray hides the GPU this way from clients that get no share of it
         return "CUDA_VISIBLE_DEVICES is empty; a simulated client gets a share by client-resources-num-gpus"
     try:
         torch.cuda.init()  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""Digests by which the two sides find out that they do not hold the same thing."""
+"""Digests with which server and clients check that they hold the same code, pool and labels."""
 
 import hashlib
 import importlib.util
@@ -19,9 +19,9 @@ DIGEST_BYTES = 8
 def code_digest() -> str:
     """Return the digest of the source code that this process runs.
 
-    It follows the packages as they are imported here, not as they were shipped: a folder of the
-    same name that comes first on the path (Ray's workers start in the SuperLink's folder) shows. The user's
-    own code in ``custom/`` is covered as ours is.
+    It covers the packages as they are imported here, not as they were sent, so that it reveals a folder of
+    the same name that comes first on the path (Ray's workers start in the SuperLink's folder). It includes
+    the user's own code in ``custom/``.
     """
     digest = hashlib.blake2b(digest_size=16)
     for package in sorted({*PACKAGES, *open_packages()}):
@@ -38,6 +38,15 @@ def label_hashes(indices: NDArray[np.int64], versions: NDArray[np.int32], rows: 
 
     The digest of a cache is the sum of its labels' hashes modulo 2^64, so that the server can
     follow the digest of every client's cache without holding every client's labels.
+
+    Parameters
+    ----------
+    indices
+        The samples' indices in the public pool, shape (n,).
+    versions
+        The labels' versions, shape (n,).
+    rows
+        The labels as they are sent, uint8 of shape (n, bytes per label).
 
     Returns
     -------

@@ -1,7 +1,7 @@
-"""How soft labels and sets of indices are written as bytes.
+"""Encodings of soft labels and of sets of indices as bytes.
 
 A soft label is a row of class probabilities. Every encoding states its worst error, and those that
-quantise restore the row's sum to 1 when it is read.
+quantise normalise the decoded row to a sum of 1.
 """
 
 from collections.abc import Callable, Mapping
@@ -18,15 +18,15 @@ from protocol.references import Registry
 from protocol.settings import RunSettings
 
 Rows = NDArray[np.uint8]
-"""Labels as they travel: one row of bytes a sample, shape (n, row_bytes)."""
+"""Encoded labels: one row of bytes per sample, uint8 of shape (n, row_bytes)."""
 
 _UNITS = 255
 _SUM_TOLERANCE = 2e-3
-"""What the sum of a label's probabilities may differ from 1 when it is read, whatever its encoding."""
+"""How far the sum of a decoded label may be from 1, whatever its encoding."""
 
 
 class LabelEncoding(Protocol):
-    """How soft labels are written as bytes: each as a row of the same length, by which caches keep them."""
+    """An encoding of soft labels: each becomes a row of bytes, all of the same length."""
 
     def row_bytes(self, classes: int) -> int:
         """Return the bytes that one label over ``classes`` classes takes."""
@@ -35,7 +35,7 @@ class LabelEncoding(Protocol):
         """Write probabilities, shape (n, classes), whose rows sum to 1, as shape (n, row_bytes)."""
 
     def decode(self, rows: Rows, classes: int) -> Tensor:
-        """Read labels back: probabilities, float32, shape (n, classes); raise ``ValueError`` if it cannot."""
+        """Decode labels to probabilities, float32, shape (n, classes); raise ``ValueError`` if impossible."""
 
     def worst_error(self, classes: int) -> float:
         """Return the bound on ``|decoded - original|`` for one probability."""
@@ -48,13 +48,13 @@ class FloatEncoding:
     Parameters
     ----------
     dtype
-        Of a number on the wire.
+        NumPy's name for the type of the encoded numbers.
     error
         Bound on ``|decoded - original|``.
     restores_sum
-        Whether the row's sum is made 1 again when it is read.
+        Whether a decoded row is normalised to a sum of 1.
     sum_tolerance
-        What the sum may differ from 1 on the wire.
+        How far the sum of an encoded row may be from 1.
     """
 
     dtype: str
@@ -82,7 +82,7 @@ class FloatEncoding:
 
 
 class UnitEncoding:
-    """255 units, shared out among the classes by largest remainder: one byte a class."""
+    """255 units, divided among the classes by largest remainder: one byte per class."""
 
     def row_bytes(self, classes: int) -> int:
         """Return the bytes that one label takes."""
@@ -136,7 +136,7 @@ ENCODING_MAKERS: Registry[EncodingMaker] = Registry(
 
 
 def encoding_of(settings: RunSettings) -> LabelEncoding:
-    """Return how a run's soft labels are written.
+    """Return the encoding of a run's soft labels.
 
     Raises
     ------
@@ -154,7 +154,7 @@ def encode_labels(labels: Tensor, encoding: LabelEncoding) -> Rows:
     labels
         Probabilities, shape (n, classes); each row sums to 1.
     encoding
-        How.
+        The run's encoding.
 
     Returns
     -------
@@ -177,16 +177,16 @@ def encode_labels(labels: Tensor, encoding: LabelEncoding) -> Rows:
 
 
 def decode_labels(rows: Rows, classes: int, encoding: LabelEncoding) -> Tensor:
-    """Read soft labels back, checking each row, whatever their encoding is.
+    """Decode soft labels, and check each row, whatever the encoding.
 
     Parameters
     ----------
     rows
         Shape (n, row_bytes).
     classes
-        How many there are.
+        Number of classes.
     encoding
-        In which they were written.
+        The encoding of the rows.
 
     Returns
     -------
@@ -209,23 +209,23 @@ def decode_labels(rows: Rows, classes: int, encoding: LabelEncoding) -> Tensor:
 
 
 def parse_rows(data: bytes, count: int, classes: int, encoding: LabelEncoding) -> Rows:
-    """Cut bytes into the rows of labels.
+    """Divide received bytes into encoded labels.
 
     Parameters
     ----------
     data
-        As they came.
+        The bytes of a message.
     count
-        How many labels there should be.
+        Number of labels expected.
     classes
-        Of each.
+        Number of classes.
     encoding
-        In which they were written.
+        The encoding of the labels.
 
     Raises
     ------
     MessageError
-        If the length does not fit.
+        If there are too many or too few bytes.
     """
     width = encoding.row_bytes(classes)
     if len(data) != count * width:
@@ -237,16 +237,16 @@ def parse_rows(data: bytes, count: int, classes: int, encoding: LabelEncoding) -
 
 
 def require_probabilities(values: NDArray[np.float64], total: float, tolerance: float) -> NDArray[np.float64]:
-    """Return the sums of rows of probabilities, in units of which ``total`` make 1; shape (n, 1).
+    """Check rows of probabilities and return their sums, shape (n, 1).
 
     Parameters
     ----------
     values
-        Shape (n, classes).
+        Shape (n, classes), in units of which ``total`` stand for a probability of 1.
     total
-        What a row sums to.
+        The expected sum of a row.
     tolerance
-        The share by which it may miss that.
+        How far a row's sum may be from it, relative to ``total``.
 
     Raises
     ------

@@ -1,7 +1,7 @@
-"""Versions of the formats of files: which one this program writes and reads of each kind of file.
+"""Format versions: the version that this program writes, and can read, of each kind of file.
 
-A file without a version is of version 1: the program wrote such files before they had one. Older versions are
-read, a newer one is refused by name.
+A file without a version is of version 1, from the time before files stated one. Older versions are read; a
+newer one is refused with an error that names the file.
 """
 
 from collections.abc import Mapping
@@ -13,13 +13,13 @@ from typing import Any
 from protocol.errors import FormatError
 
 JSON_KEY = "format"
-"""Where a JSON object holds its version."""
+"""The key of the version in a JSON object."""
 METADATA_KEY = "motley-format"
-"""Where the metadata of a safetensors or an ONNX file hold theirs; other libraries use ``format`` there."""
+"""The key of the version in the metadata of safetensors and ONNX files, where libraries use ``format``."""
 
 
 class FileKind(StrEnum):
-    """A kind of file; the value is its name in messages."""
+    """A kind of file; the value is its name in error messages."""
 
     SETTINGS = "settings of a run"
     DATA_FACTS = "facts about a run's data"
@@ -34,12 +34,12 @@ class FileKind(StrEnum):
 
 @dataclass(frozen=True)
 class FileFormat:
-    """What this program knows of the format of a kind of file."""
+    """The format of a kind of file, as this program knows it."""
 
     version: int
     """The version that is written, and the newest that can be read."""
     remedy: str = ""
-    """What else can be done about a newer file than to use the program that wrote it."""
+    """What a user can do about a newer file, other than use the version that wrote it."""
 
 
 FORMATS: Mapping[FileKind, FileFormat] = {
@@ -55,14 +55,14 @@ FORMATS: Mapping[FileKind, FileFormat] = {
         1
     ),  # part of the name of a folder in the cache: a newer one is not looked for
 }
-"""Raise a version when a program that knows only the one before would read the new files wrongly.
+"""Raise a version if older versions of this program would misread the new files.
 
-The code that reads a kind of file then has to take its older versions too.
+The code that reads the file must then accept its older versions as well.
 """
 
 
 def stamped(kind: FileKind, content: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a JSON file holds: the version of its format, then its content.
+    """Return the content of a JSON file with the version of its format added.
 
     Raises
     ------
@@ -73,16 +73,16 @@ def stamped(kind: FileKind, content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def checked(kind: FileKind, content: object, where: Path | str) -> dict[str, Any]:
-    """Return the content of a JSON file without its version, which this program must be able to read.
+    """Return the content of a JSON file without its version, after checking that this program can read it.
 
     Parameters
     ----------
     kind
-        Of the file.
+        The kind of file.
     content
-        What the file holds.
+        The parsed JSON.
     where
-        The file, and perhaps the place in it, for messages.
+        The file, and possibly the line in it, for error messages.
 
     Raises
     ------
@@ -110,16 +110,16 @@ def stamped_metadata(kind: FileKind, metadata: Mapping[str, str]) -> dict[str, s
 
 
 def checked_metadata(kind: FileKind, metadata: Mapping[str, str], where: Path | str) -> dict[str, str]:
-    """Return the metadata of a file without its version, which this program must be able to read.
+    """Return the metadata of a file without its version, after checking that this program can read it.
 
     Parameters
     ----------
     kind
-        Of the file.
+        The kind of file.
     metadata
-        What the file holds.
+        The metadata read from the file.
     where
-        The file, for messages.
+        The file, for error messages.
 
     Raises
     ------

@@ -1,7 +1,7 @@
-"""What the exchange costs, counted two ways.
+"""Communication cost in bytes, counted in two ways.
 
-*Paper bytes* are what SCARLET's authors count: float32 labels, int64 indices and signals. *Wire
-bytes* are what really is serialised: every Flower object of every message, in both directions.
+*Paper bytes* follow the formulas of SCARLET's authors: float32 labels, int64 indices and signals. *Wire
+bytes* are the bytes actually serialised: every Flower object of every message, in both directions.
 """
 
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ from flwr.app import Message
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 
 FLOAT_BYTES, INDEX_BYTES, SIGNAL_BYTES = 4, 8, 8
-"""As SCARLET's authors count them."""
+"""Bytes per number in the formulas of SCARLET's authors."""
 
 
 @dataclass(frozen=True)
 class Traffic:
-    """Bytes up (client to server) and down, in both countings."""
+    """Bytes up (client to server) and down (server to client), counted in both ways."""
 
     paper_up: int = 0
     paper_down: int = 0

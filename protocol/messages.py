@@ -1,8 +1,8 @@
-"""What all payloads that nodes and server exchange have in common: one frozen dataclass each.
+"""The payloads of the messages between server and nodes, each a frozen dataclass.
 
-A method's own payloads lie beside the method. Only this file knows a record's keys. A payload is one
-``ConfigRecord`` (a Flower message around it costs about 0.3 kB, an ``ArrayRecord`` three times that), and an
-``ArrayRecord`` where weights travel.
+Here are the payloads that all methods share; those of a single method lie beside it. Only this file knows the
+keys of Flower's records. A payload is one ``ConfigRecord`` (a Flower message with it costs about 0.3 kB, an
+``ArrayRecord`` three times that), and an ``ArrayRecord`` if it contains weights.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ TRAIN = MessageType.TRAIN
 
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 MOST_SAMPLES = 2**29
-"""No client counts so many: a weight below it keeps sums of weights exact, see ``WeightedMean``."""
+"""Bound on a client's number of samples: with weights below it sums are exact, see ``WeightedMean``."""
 _LARGEST_LOSS = 1e9
 MOST_ROUNDS = 999_999
 
@@ -37,7 +37,7 @@ Weights = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class Payload:
-    """A payload whose fields are scalars; one that is ``None`` does not travel."""
+    """A payload whose fields are scalars; fields that are ``None`` are not sent."""
 
     def to_record(self) -> RecordDict:
         """Write the payload as a Flower record."""
@@ -70,14 +70,14 @@ class Payload:
 
 @dataclass(frozen=True)
 class HelloRequest(Payload):
-    """The server asks a node that it has not met who it is."""
+    """The server's first message to a node: it asks for the client's name and what the node holds."""
 
     experiment: str
 
 
 @dataclass(frozen=True)
 class HelloReply(Payload):
-    """A node says who it is, and what it holds."""
+    """A node's answer to a hello."""
 
     client: str
     simulated: bool
@@ -85,34 +85,34 @@ class HelloReply(Payload):
     pool_digest: str
     code_digest: str
     state_digests: bytes
-    """Digests (8 bytes each) of the soft labels in the states the node kept, newest first; none: empty."""
+    """Digests (8 bytes each) of the soft labels in the states that the node kept, newest first."""
     level: int | None = None
-    """The level of an elastic network that the node carries; absent with other networks."""
+    """The level of an elastic network that the node trains; None for other networks."""
     level_reason: str | None = None
-    """Why it is that level."""
+    """Why the node has this level."""
     notes: str | None = None
-    """What of the node is not as its settings ask, as a GPU that does not work; absent: nothing."""
+    """What differs from the node's settings, for example a GPU that does not work; None: nothing."""
 
     def __post_init__(self) -> None:
-        """Refuse a name that could lead out of a folder."""
+        """Refuse a name that could escape a folder, as the name is part of paths."""
         if not _PLAIN_NAME.fullmatch(self.client):
             raise MessageError(f"client: {self.client!r} is not a plain name")
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How a model does on held-out samples."""
+    """A model's scores on held-out samples."""
 
     accuracy: float
     loss: float
     examples: int
     metric: float | None = None
-    """The run's ``data.metric``; None if it has none, or it is not defined on these samples."""
+    """The value of the run's ``data.metric``; None without one, or if it is undefined on these samples."""
 
 
 @dataclass(frozen=True)
 class EvaluatedReply(Payload):
-    """A reply that carries the client's evaluation, in fields of its own."""
+    """A reply that contains the client's evaluation, as fields of its own."""
 
     accuracy: float
     loss: float
@@ -141,24 +141,24 @@ class EvaluatedReply(Payload):
 
 @dataclass(frozen=True)
 class RoundRequest(Payload):
-    """A round's message to a client."""
+    """The server's message to a client in a round."""
 
     experiment: str
     round: int
 
     def __post_init__(self) -> None:
-        """Refuse a round that cannot be."""
+        """Refuse an impossible number of a round."""
         if not 1 <= self.round <= MOST_ROUNDS:
             raise MessageError(f"round = {self.round}: must be from 1 to {MOST_ROUNDS}")
 
 
 def experiment_of(record: RecordDict) -> str:
-    """Return the experiment a request belongs to; it names the node's state, so it must be a plain name.
+    """Return the id of the experiment that a request belongs to: a plain name, as it is part of paths.
 
     Raises
     ------
     MessageError
-        If there is none, or it could lead out of the state's folder.
+        If it is missing, or could escape the folder of the node's state.
     """
     experiment = _config(record).get("experiment")
     if not isinstance(experiment, str) or not _PLAIN_NAME.fullmatch(experiment):
@@ -167,12 +167,12 @@ def experiment_of(record: RecordDict) -> str:
 
 
 def mark_reply(reply: RecordDict, request: RecordDict) -> RecordDict:
-    """Return a reply with the round of the request that it answers.
+    """Add to a reply the round of the request that it answers.
 
     Raises
     ------
     MessageError
-        If the request is of no round.
+        If the request states no round.
     """
     round = _config(request).get(_ROUND)
     if type(round) is not int:
@@ -181,12 +181,12 @@ def mark_reply(reply: RecordDict, request: RecordDict) -> RecordDict:
 
 
 def unmark_reply(reply: RecordDict, round: int) -> RecordDict:
-    """Return a reply without its round, which must be this one: an earlier reply sent again is of another.
+    """Return a reply without its round, after checking it: a replayed reply has the round of another request.
 
     Raises
     ------
     MessageError
-        If it is of another round, or of none.
+        If its round is another one, or missing.
     """
     fields = _config(reply)
     marked = fields.pop(_ROUND, None)
@@ -226,5 +226,5 @@ def _weights(record: RecordDict) -> dict[str, Tensor]:
         raise MessageError(f"record {_WEIGHTS!r} is missing")
     try:
         return {name: torch.from_numpy(array.numpy().copy()) for name, array in arrays.items()}
-    except Exception as error:  # of foreign bytes NumPy lets through whatever its parsers raise
+    except Exception as error:  # given malformed bytes, NumPy raises errors of many kinds
         raise MessageError(f"record {_WEIGHTS!r} cannot be read: {error}") from error

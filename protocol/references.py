@@ -1,11 +1,11 @@
-"""What a setting may name: a thing of ours, a user's own by reference, or one of a library's public registry.
+"""What a setting may name: something built in, the user's own code, or a model of a library.
 
-- ``scarlet``: ours, by a plain name.
+- ``scarlet``: built in, by a plain name.
 - ``custom.fedprox:FEDPROX``: an attribute of a module in the user's folder ``custom/``.
-- ``torchvision:mobilenet_v3_small``: a name in the registry of one of a few libraries.
+- ``torchvision:mobilenet_v3_small``: a model in the registry of one of a few libraries.
 
-A setting can make a node import nothing else, whatever is installed there: a run's settings come from whoever
-may start a run.
+Settings come from whoever may start a run, so they must not be able to make a node import anything else that
+is installed on it.
 """
 
 import importlib
@@ -33,21 +33,22 @@ _REFERENCE = re.compile(r"(?P<package>[A-Za-z_]\w*)(?P<rest>(\.[A-Za-z_]\w*)*):(
 _LIBRARY = re.compile(r"(?P<library>[a-z]+):(?P<name>\S.*)")
 
 LIBRARIES = ("torchvision", "timm", "transformers", "sklearn", "xgboost")
-"""The libraries of which models may be named."""
+"""The libraries whose models may be named."""
 
 CHECKPOINTS = "transformers"
 """The library whose models are named by the place of their checkpoint."""
 
 PACKAGES = ("client_app", "data", "learning", "models", "protocol", "server_app", "strategies")
-"""Our own packages, as the bundle has them."""
+"""The app's own packages, as they are in the bundle."""
 
 _open_packages: dict[str, Path] = {CUSTOM: _OURS} if (_OURS / "pyproject.toml").is_file() else {}
-"""The packages in which references resolve, and the folder each must lie in; where ours are installed as a
-library there is no ``custom`` beside them."""
+"""The packages that references may point into, and the folder that each must lie in.
+
+There is no ``custom`` if the app is installed as a library."""
 
 
 def open_package(name: str) -> None:
-    """Let references resolve in the package of another Flower project, which composes our apps.
+    """Allow references into the package of another Flower project, which is built on this app.
 
     Raises
     ------
@@ -56,12 +57,12 @@ def open_package(name: str) -> None:
     """
     spec = importlib.util.find_spec(name)
     if spec is None or spec.origin is None:
-        raise SettingsError(f"package {name!r}: there is none on the path with an __init__.py")
+        raise SettingsError(f"package {name!r}: not found on the path, or it has no __init__.py")
     _open_packages[name] = Path(spec.origin).parents[1]
 
 
 def open_packages() -> tuple[str, ...]:
-    """Return the names of the packages in which references resolve."""
+    """Return the names of the packages that references may point into."""
     return tuple(sorted(_open_packages))
 
 
@@ -86,19 +87,19 @@ def checkpoint_in(name: str) -> str:
 
 
 def check_name(name: str, libraries: bool = False) -> str:
-    """Return a name that can be one of a thing; nothing is looked up or imported.
+    """Return a name if its form is valid; nothing is looked up or imported.
 
     Parameters
     ----------
     name
-        As a setting has it.
+        The value of a setting.
     libraries
-        Whether it may be one of a library's.
+        Whether it may name a model of a library.
 
     Raises
     ------
     ValueError
-        Saying what a name may look like.
+        If the form is invalid; the message says which forms are allowed.
     """
     if _PLAIN.fullmatch(name) or is_reference(name) or (libraries and library_of(name)):
         return name
@@ -113,19 +114,19 @@ def resolve(setting: str, reference: str) -> object:
     Parameters
     ----------
     setting
-        The setting's key, for messages.
+        The setting's key, for error messages.
     reference
-        ``package.module:attribute``, where the package is open.
+        ``package.module:attribute``, with a package that references may point into.
 
     Raises
     ------
     SettingsError
-        If the package is not open or lies elsewhere than the app, or module or attribute do not exist or
-        cannot be imported: naming module, attribute and what there is.
+        If references may not point into the package, it does not lie beside the app, or the module or
+        attribute does not exist or cannot be imported. The message names module, attribute and what exists.
     """
     if not is_reference(reference):
         allowed = ", ".join(f"{package}.…" for package in open_packages())
-        raise SettingsError(f'{setting} = "{reference}": references resolve in {allowed} only')
+        raise SettingsError(f'{setting} = "{reference}": references may only point into {allowed}')
     place, _, name = reference.partition(":")
     module = _module(setting, reference, place)
     found = getattr(module, name, None)
@@ -137,7 +138,7 @@ def resolve(setting: str, reference: str) -> object:
 
 
 def tables_beside(reference: str) -> tuple[type[Table], ...]:
-    """Return the classes that a reference's module defines and that have a ``place`` in the settings."""
+    """Return the tables of settings, classes with a ``place``, that a reference's module defines."""
     module = sys.modules.get(reference.partition(":")[0])
     if module is None:
         return ()
@@ -152,19 +153,20 @@ def tables_beside(reference: str) -> tuple[type[Table], ...]:
 
 
 class Registry(Generic[T]):
-    """The things of one kind that a setting can name.
+    """All objects of one kind (methods, networks, losses, …) that a setting can name.
 
     Parameters
     ----------
     setting
-        The key that names one, for messages.
+        The setting's key, for error messages.
     own
-        Ours, by plain name.
+        The built-in objects, by plain name.
     accept
-        Makes a thing of this kind of what a reference names, given the reference too; raises ``TypeError``
-        that says what it must be.
+        Checks, and converts if necessary, the object that a reference names; it gets the object and the
+        reference. It raises ``TypeError`` with a message that says what the object must be.
     libraries
-        By library: finds the thing of a name in its registry, or raises ``SettingsError``.
+        By library: a function of a model's name and the setting's key that finds the model in the library's
+        registry, or raises ``SettingsError``.
     """
 
     def __init__(
@@ -184,19 +186,19 @@ class Registry(Generic[T]):
         return iter(self.own)
 
     def find(self, name: str, setting: str = "") -> T:
-        """Return the thing of a name, once looked up the same for ever.
+        """Return the object of a name; looked up again, it is the same object.
 
         Parameters
         ----------
         name
-            Plain, a reference, or a library's.
+            A plain name, a reference, or a library's model.
         setting
-            The key that names it, if it is another than usual.
+            The key of the setting that names it, if it is not the registry's usual one.
 
         Raises
         ------
         SettingsError
-            If there is no such thing, or it is of another kind.
+            If there is no such object, or it is of another kind.
         """
         return self._find(name, setting or self.setting)
 
@@ -214,14 +216,14 @@ class Registry(Generic[T]):
             raise SettingsError(f'{setting} = "{name}": {error}') from error
 
     def allowed(self) -> str:
-        """Say what may be named."""
+        """Return the allowed names, for error messages."""
         libraries = "".join(f", {library}:…" for library in self._libraries)
         packages = "".join(f", {package}.module:attribute" for package in open_packages())
         return f"one of {', '.join(self.own)}{libraries}{packages}"
 
 
 def _module(setting: str, reference: str, place: str) -> ModuleType:
-    """Import a module of an open package, and nothing that only has its name."""
+    """Import a module, after checking that its package is the one that lies beside the app."""
     package = place.split(".", maxsplit=1)[0]
     try:
         spec = importlib.util.find_spec(package)
@@ -260,7 +262,7 @@ def _modules(package: str) -> list[str]:
 
 
 def _is_of_a_bundle(thing: object) -> bool:
-    """Tell whether a function or class, or an object's class, comes with the run and not from a library."""
+    """Tell whether a function or class, or an object's class, is defined in the bundle."""
     module = getattr(thing, "__module__", None) or type(thing).__module__
     return module.split(".")[0] in (*PACKAGES, *_open_packages)
 
@@ -275,7 +277,7 @@ def _defined(module: ModuleType) -> str:
 
 
 def _is_own(value: object, module: ModuleType) -> bool:
-    """Tell whether a module's attribute was made there, not imported from elsewhere."""
+    """Tell whether a module's attribute is defined there, not imported from elsewhere."""
     if inspect.isclass(value) or inspect.isfunction(value):
         return value.__module__ == module.__name__
     return _is_of_a_bundle(value)

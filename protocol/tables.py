@@ -1,4 +1,4 @@
-"""A table of settings, read from Flower's flat dictionaries with errors that name key, value and remedy."""
+"""A table of settings, read from Flower's flat dictionaries; errors say what is wrong and what is allowed."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,10 +15,10 @@ def _kebab(name: str) -> str:
 
 
 class Table(BaseModel):
-    """A table of settings: frozen, strict about types, refusing keys it does not know.
+    """A table of settings: frozen, strict about types, without unknown keys.
 
-    One that belongs to a thing in ``custom/`` says its place: ``place = "custom.fedprox"`` stands for the
-    settings under ``[tool.flwr.app.config.custom.fedprox]``.
+    A table for code in ``custom/`` states its place: ``place = "custom.fedprox"`` stands for the settings
+    under ``[tool.flwr.app.config.custom.fedprox]``.
     """
 
     place: ClassVar[str] = ""
@@ -29,7 +29,7 @@ class Table(BaseModel):
 
     @classmethod
     def parse(cls, config: Mapping[str, Any]) -> Self:
-        """Read a flat dictionary of Flower's, as ``context.run_config``.
+        """Read one of Flower's flat dictionaries, for example ``context.run_config``.
 
         Raises
         ------
@@ -52,7 +52,7 @@ def _refusal(lines: Iterable[str]) -> SettingsError:
 
 
 def _explain(table: type[Table], fault: ErrorDetails, within: str) -> str:
-    """Say of a fault which key, which value and what is allowed; ``within`` stands before each key."""
+    """Describe an error by its key, its value and what is allowed; ``within`` is put before each key."""
     *tables, last = (str(part) for part in fault["loc"] or ("",))
     message = fault["msg"].removeprefix("Value error, ")
     if fault["type"] == "value_error" and isinstance(fault["input"], dict):
@@ -65,7 +65,7 @@ def _explain(table: type[Table], fault: ErrorDetails, within: str) -> str:
 
 
 def _known_keys(table: type[Table], tables: Sequence[str], within: str) -> str:
-    """List the keys of the table at a place in the tree, with that place."""
+    """List the full keys of a table; ``tables`` is its place in the tree."""
     place: Any = table
     for name in tables:
         place = next(field.annotation for field in place.model_fields.values() if field.alias == name)
@@ -84,7 +84,7 @@ def _unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
         for name in tables:
             table = table.setdefault(name, {})
             if not isinstance(table, dict):
-                raise _refusal([f"{key} = {_shown(value)}: {name} = {_shown(table)} is no table"])
+                raise _refusal([f"{key} = {_shown(value)}: {name} = {_shown(table)} is not a table"])
         table[last] = value
     return tree
 
@@ -100,15 +100,15 @@ def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 class OpenTable(Table):
-    """A table of tables that others define, as ``custom``: kept as it came, typed by its owners.
+    """A table with any content, such as ``custom``: the code that it belongs to checks the types.
 
-    Hashed by its content, as other tables are.
+    Its hash is that of its content, as for other tables.
     """
 
     model_config = ConfigDict(extra="allow")
 
     def at(self, place: Sequence[str]) -> dict[str, Any]:
-        """Return what is set at a place, flat; nothing if nothing is."""
+        """Return the settings below a place as a flat dictionary; empty if there are none."""
         tree: Any = self.model_extra or {}
         for name in place:
             tree = tree.get(name, {}) if isinstance(tree, dict) else {}

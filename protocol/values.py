@@ -1,4 +1,4 @@
-"""The kinds of value a setting can have, each with the check that belongs to it."""
+"""The types of settings' values, each with its validation."""
 
 import math
 import os
@@ -14,10 +14,10 @@ InputKind = Literal["images", "numbers", "texts", "arrays"]
 """Pixels (channels, height, width), a table's row (features,), tokens (length, vocabulary), other tensors."""
 
 DATA_SETS = ("digits",)
-"""The data sets that come along."""
+"""The data sets that are included."""
 
 NODES = "nodes"
-"""The data source of a federation in which every node holds its own."""
+"""The value of ``data.source`` for a federation in which every node holds its own data."""
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?(:[\w.-]+)?", re.ASCII)
 
@@ -25,7 +25,7 @@ _CLIENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 def split_names(names: str) -> list[str]:
-    """Split ``"a, b(x=1, y=(2, 3)),c"`` into its names, without blanks: commas in brackets divide nothing."""
+    """Split ``"a, b(x=1, y=(2, 3)),c"`` at its commas, except those in brackets, and strip the names."""
     parts, depth = [""], 0
     for letter in names:
         depth += (letter in "([{") - (letter in ")]}")
@@ -59,7 +59,7 @@ def _own_source(source: str) -> str:
 
 
 def split_source(source: str) -> tuple[str, str]:
-    """Split ``"place#split"`` into place and split, which is empty if it is not named."""
+    """Split ``"place#split"`` into place and split; without ``#`` the split is empty."""
     place, _, split = source.partition("#")
     return place, split
 
@@ -77,12 +77,12 @@ def _data_source(source: str) -> str:
 
 def _optional_source(source: str) -> str:
     if source == NODES:
-        raise ValueError("must be a path or a hub id: it is one for all")
+        raise ValueError("must be a path or a hub id: all parties use the same data here")
     return source and _data_source(source)
 
 
 def expanded(place: str) -> str:
-    """Return a path with its ~ expanded, a hub id as it is."""
+    """Return a path with ~ expanded; a hub id is returned unchanged."""
     return os.path.expanduser(place)
 
 
@@ -109,8 +109,8 @@ def _place_to_resume(place: str) -> str:
 def _client_name(name: str) -> str:
     if name and not _CLIENT_NAME.fullmatch(name):
         raise ValueError(
-            "must begin with a letter or a digit and hold only letters, digits, dots, dashes and "
-            "underscores, 64 at most: it names a folder"
+            "must begin with a letter or a digit and contain only letters, digits, dots, dashes and "
+            "underscores, at most 64 in all: it names a folder"
         )
     return name
 
@@ -136,13 +136,13 @@ def _things(names: str) -> str:
 
 def _names(names: str) -> str:
     if names and not split_names(names):
-        raise ValueError('must be names with commas between them, as "age,sex"')
+        raise ValueError('must be names separated by commas, as in "age,sex"')
     return names
 
 
 def numbers(text: str) -> tuple[float, ...]:
     """Read ``"0.5, 1"``: TOML lists are not allowed in Flower's settings."""
-    refusal = f'{text!r}: must be numbers with commas between them, as "0.5, 1"'
+    refusal = f'{text!r}: must be numbers separated by commas, as in "0.5, 1"'
     try:
         values = tuple(float(part) for part in split_names(text))
     except ValueError:
@@ -157,7 +157,7 @@ def _widths(text: str) -> str:
     if not all(0 < width <= 1 for width in widths):
         raise ValueError("each width must be above 0 and at most 1")
     if list(widths) != sorted(widths) or (widths and widths[-1] != 1):
-        raise ValueError("widths must not descend, and the last must be 1: the whole network")
+        raise ValueError("widths must not decrease, and the last must be 1: the whole network")
     return text
 
 
@@ -165,14 +165,14 @@ def _exits(text: str) -> str:
     exits = numbers(text)
     whole = all(exit_ >= 1 and exit_ == int(exit_) for exit_ in exits)
     if not whole or list(exits) != sorted(set(exits)):
-        raise ValueError("exits must be numbers of blocks, from 1, that ascend")
+        raise ValueError("exits must be increasing numbers of blocks, from 1")
     return text
 
 
 def _shares(text: str) -> str:
     shares = numbers(text)
     if not shares or min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
-        raise ValueError(f"shares must be at least 0 and sum to 1, these sum to {sum(shares):g}")
+        raise ValueError(f"shares must be at least 0 and sum to 1; these sum to {sum(shares):g}")
     return text
 
 
@@ -180,14 +180,14 @@ def _budgets(text: str) -> str:
     budgets = numbers(text)
     ascending = list(budgets) == sorted(set(budgets))
     if not budgets or not ascending or budgets[0] <= 0 or budgets[-1] != 1:
-        raise ValueError("budgets must ascend from above 0, and the last must be 1: the whole network")
+        raise ValueError("budgets must be above 0 and increase, and the last must be 1: the whole network")
     return text
 
 
 def _milestones(text: str) -> str:
     rounds = numbers(text)
     if not all(round_ >= 1 and round_ == int(round_) for round_ in rounds) or list(rounds) != sorted(rounds):
-        raise ValueError("must be numbers of rounds, from 1, that ascend")
+        raise ValueError("must be increasing numbers of rounds, from 1")
     return text
 
 
@@ -200,7 +200,7 @@ def _level(level: object) -> object:
 def _device(name: str) -> str:
     if not is_device(name):
         raise ValueError(
-            "must be 'auto', 'cpu' or 'cuda', or a card by its number, as 'cuda:0'; allowed here: "
+            "must be 'auto', 'cpu', 'cuda', or a GPU by its number, as 'cuda:0'; allowed here: "
             + ", ".join(allowed_devices())
         )
     return name
@@ -216,10 +216,10 @@ Checkpoint = Annotated[str, AfterValidator(_checkpoint)]
 ResumePlace = Annotated[str, AfterValidator(_place_to_resume)]
 ClientName = Annotated[str, AfterValidator(_client_name)]
 ThingName = Annotated[str, AfterValidator(check_name)]
-"""One of ours by its plain name, or a reference into the user's ``custom/``."""
+"""A plain name of something built in, or a reference into the user's ``custom/``."""
 ThingNames = Annotated[str, AfterValidator(_things)]
 ModelName = Annotated[str, AfterValidator(_model)]
-"""As `ThingName`, or one of a library's."""
+"""Like `ThingName`, or a library's model."""
 ModelNames = Annotated[str, AfterValidator(_models)]
 Widths = Annotated[str, AfterValidator(_widths)]
 Exits = Annotated[str, AfterValidator(_exits)]

@@ -1,4 +1,4 @@
-"""The ServerApp: the shipped one, and a factory for another Flower project that composes one."""
+"""The ServerApp, and a factory with which other Flower projects make their own."""
 
 from collections.abc import Sequence
 
@@ -19,7 +19,7 @@ def create_server_app(packages: Sequence[str] = ()) -> ServerApp:
     Parameters
     ----------
     packages
-        Packages of another Flower project, in which the settings' references resolve too.
+        Packages of another Flower project that references in the settings may point into.
     """
     for package in packages:
         open_package(package)

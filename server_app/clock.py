@@ -1,4 +1,4 @@
-"""Time as the round loop sees it, so that tests can make it pass."""
+"""The clock of the round loop, which simulations and tests can replace."""
 
 import time
 from typing import Protocol
@@ -7,13 +7,13 @@ _POLL_SECONDS = 0.1
 
 
 class Clock(Protocol):
-    """Seconds that only go forward, and a pause between two looks at the grid."""
+    """A monotonic clock, and a pause between polls of the grid."""
 
     def now(self) -> float:
         """Return the time in seconds."""
 
     def sleep(self) -> None:
-        """Pause before looking again."""
+        """Pause before the next poll."""
 
 
 class WallClock:

@@ -1,4 +1,4 @@
-"""Who is a client: nodes say hello once, and are known by their lasting names from then on."""
+"""The clients of a run: each node is sent a hello once, and is known by its client's name afterwards."""
 
 import logging
 from collections.abc import Callable
@@ -20,7 +20,7 @@ _REFRESH_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class Terms:
-    """What a node must agree with to take part."""
+    """What a node must have in common with the server to join."""
 
     experiment: str
     pool_digest: str
@@ -31,20 +31,32 @@ class Terms:
 
 @dataclass(frozen=True)
 class Member:
-    """A client that takes part."""
+    """A client that has joined."""
 
     name: str
     node_id: int
     model: str
     level: int | None
-    """Of its elastic network; None with other networks."""
+    """The level of its elastic network; None for other networks."""
 
 
 class Roster:
     """The clients of an experiment, by name.
 
-    The grid gives bare node ids, which change when a node restarts. Each id not seen before gets
-    one hello; the node takes part from the next round on.
+    The grid only knows node ids, which change when a node restarts. Each new id is sent one hello; the client
+    takes part from the next round on.
+
+    Parameters
+    ----------
+    terms
+        What nodes must have in common with the server.
+    greet
+        Called for each client that joins; returns a remark for the log, and raises ``MessageError`` to refuse
+        it.
+    clock
+        The time, for deadlines.
+    hello_seconds
+        Seconds to wait for the reply to a hello.
     """
 
     def __init__(
@@ -66,7 +78,7 @@ class Roster:
     # --- asking --------------------------------------------------------------------------------
 
     def refresh(self, grid: Grid) -> None:
-        """See which nodes are there, and say hello to those not met; at most once a second."""
+        """Find out which nodes are online, and send a hello to new ones; at most once per second."""
         if self._clock.now() - self._refreshed_at < _REFRESH_SECONDS:
             return
         self._refreshed_at = self._clock.now()
@@ -82,13 +94,13 @@ class Roster:
             self.traffic += Traffic(wire_down=wire_bytes(message))
 
     def pull(self, grid: Grid) -> None:
-        """Take the hellos that have come back."""
+        """Process the replies to hellos that have arrived."""
         if self._pending:
             for reply in grid.pull_messages(list(self._pending)):
                 self._take(reply)
 
     def settled(self) -> bool:
-        """Tell whether no node still owes its hello."""
+        """Tell whether every hello has been answered."""
         return not self._pending
 
     def all_refused(self) -> bool:
@@ -99,14 +111,15 @@ class Roster:
         """Return the error that names the clients that joined and why others did not."""
         known = ", ".join(self.available()) or "none"
         doubles = {
-            node_id: f"another node is client {hello.client!r}" for node_id, hello in self._queueing.items()
+            node_id: f"another node that is online is client {hello.client!r}"
+            for node_id, hello in self._queueing.items()
         }
         refused = self.refused | doubles
         reasons = "".join(f"\n  node {node_id}: {reason}" for node_id, reason in refused.items())
         return FederationError(
             f"waited {seconds:.0f} s (at most wait-for-nodes) for {wanted} clients (min-nodes, min-replies); "
             f"available: {known}; "
-            f"nodes that have not said hello: {len(self._pending)}; refused: {len(refused)}{reasons}"
+            f"nodes that have not answered the hello: {len(self._pending)}; refused: {len(refused)}{reasons}"
         )
 
     # --- knowing -------------------------------------------------------------------------------
@@ -116,7 +129,7 @@ class Roster:
         return sorted(name for name, member in self.members.items() if member.node_id in self._online)
 
     def is_online(self, node_id: int) -> bool:
-        """Tell whether a node was there at the last look."""
+        """Tell whether a node was online at the last `refresh`."""
         return node_id in self._online
 
     # --- deciding ------------------------------------------------------------------------------
@@ -125,7 +138,7 @@ class Roster:
         self.traffic += Traffic(wire_up=wire_bytes(reply))
         node_id, _ = self._pending.pop(reply.metadata.reply_to_message_id, (None, None))
         if node_id is None:
-            log.warning("A second copy of a node's hello was dropped")
+            log.warning("A repeated reply to a hello was dropped")
             return
         if reply.has_error():
             self._failed(node_id, reply.error.reason or f"error {reply.error.code}")
@@ -151,11 +164,13 @@ class Roster:
         return ""
 
     def _admit_or_queue(self, node_id: int, hello: HelloReply) -> None:
-        """Let a node in, unless another node that is online has its name: then it waits."""
+        """Admit a node, unless another node with its name is online: then it must wait."""
         holder = self.members.get(hello.client)
         if holder is not None and holder.node_id != node_id and holder.node_id in self._online:
             if node_id not in self._queueing:
-                log.warning("Node %s refused while another node is client %r", node_id, hello.client)
+                log.warning(
+                    "Node %s refused while another node that is online is client %r", node_id, hello.client
+                )
             self._queueing[node_id] = hello
             return
         self._queueing.pop(node_id, None)
@@ -176,12 +191,12 @@ class Roster:
         log.error("Node %s refused: %s", node_id, reason)
 
     def _failed(self, node_id: int, reason: str) -> None:
-        """Count a hello that went wrong on the node; it is tried again a few times."""
+        """Count a hello that failed on the node; it is repeated a few times."""
         self._attempts[node_id] = self._attempts.get(node_id, 0) + 1
         if self._attempts[node_id] >= _ATTEMPTS:
             self._refuse(node_id, reason)
         else:
-            log.warning("Node %s failed to say hello: %s", node_id, reason)
+            log.warning("Node %s failed to answer the hello: %s", node_id, reason)
 
     # --- parts ---------------------------------------------------------------------------------
 
@@ -200,5 +215,5 @@ class Roster:
                 del self._pending[message_id]
         for node_id in set(self._queueing) - self._online:
             del self._queueing[node_id]
-        for node_id in set(self.refused) - self._online:  # it may come back mended under the same id
+        for node_id in set(self.refused) - self._online:  # it may be repaired and come back with the same id
             del self.refused[node_id]

@@ -1,4 +1,4 @@
-"""What became of a round's messages: who answered, what failed and why, bytes and figures."""
+"""The outcome of a round: replies, failures with their reasons, bytes and evaluations."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from protocol.messages import Evaluation
 
 @dataclass
 class RoundReport:
-    """What became of one round's messages."""
+    """The outcome of one round."""
 
     round: int
     asked: list[str]
@@ -18,17 +18,17 @@ class RoundReport:
     failed: dict[str, str] = field(default_factory=dict)
     """Reason by client."""
     levels: dict[str, int] = field(default_factory=dict)
-    """By client, of those that have one."""
+    """Levels by client; only clients with a level."""
     traffic: Traffic = field(default_factory=Traffic)
 
     @property
     def clients(self) -> Evaluation | None:
-        """The clients' figures, weighted by their test samples; the metric is that of those who have one."""
+        """The clients' mean evaluation, weighted by their test samples; undefined metrics are left out."""
         return self._mean(self.evaluations)
 
     @property
     def clients_by_level(self) -> dict[int, tuple[int, Evaluation]]:
-        """How many clients of each level were evaluated, and the same of these; empty without levels."""
+        """For each level, the number of evaluated clients and their mean evaluation; empty without levels."""
         found = {}
         for level in sorted(set(self.levels.values())):
             names = [name for name in self.evaluations if self.levels.get(name) == level]
@@ -37,7 +37,7 @@ class RoundReport:
         return found
 
     def _mean(self, names: Iterable[str]) -> Evaluation | None:
-        """Return the mean over some clients, taken in order of their names."""
+        """Return the mean over some clients, summed in order of their names."""
         results = [self.evaluations[name] for name in sorted(names)]
         if not results:
             return None

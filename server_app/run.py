@@ -37,7 +37,7 @@ log = logging.getLogger("flwr")
 
 @dataclass(frozen=True)
 class Federation:
-    """What a run is made of, once its settings are read."""
+    """The parts of a run, built from its settings."""
 
     settings: RunSettings
     folder: RunFolder
@@ -51,7 +51,22 @@ class Federation:
 
 
 def build(settings: RunSettings, simulation: bool, clock: Clock) -> Federation:
-    """Check the settings, read the data, build the method, open the run folder."""
+    """Check the settings, read the data, build the method, open the run folder.
+
+    Parameters
+    ----------
+    settings
+        Of the run.
+    simulation
+        Whether nodes are simulated; real ones must have names.
+    clock
+        The time, for deadlines.
+
+    Raises
+    ------
+    MotleyError
+        If the settings or the data cannot be used.
+    """
     kind = compose(settings, simulation)
     device = choose_device(settings.device)
     own = settings if simulation else settings_here(settings, device)
@@ -79,10 +94,10 @@ def build(settings: RunSettings, simulation: bool, clock: Clock) -> Federation:
 
 
 def settings_here(settings: RunSettings, device: torch.device) -> RunSettings:
-    """Return a run's settings with the precision that the server's device computes in, and log another.
+    """Return a run's settings with a precision that the server's device supports; log if it is another one.
 
-    The nodes of a real federation may well have what the server has not. Those of a simulation are on its
-    machine: there a precision that cannot be had is refused (`learning.precision.Arithmetic`).
+    The nodes of a real federation may support a precision that the server does not. In a simulation all are
+    on the same machine, where an unsupported precision is refused (`learning.precision.Arithmetic`).
     """
     precision, slower = usable_precision(settings.precision, device)
     if not slower:
@@ -92,7 +107,7 @@ def settings_here(settings: RunSettings, device: torch.device) -> RunSettings:
 
 
 def calibration_inputs(settings: RunSettings) -> Inputs | None:
-    """Return the inputs on which the server calibrates norms: never those it tests on."""
+    """Return the inputs on which the server calibrates norms; they are never its test data."""
     match settings.scalefl.calibration:
         case "public":
             return load_shared(settings).pool.inputs
@@ -103,12 +118,28 @@ def calibration_inputs(settings: RunSettings) -> Inputs | None:
 
 
 def run(grid: Grid, settings: RunSettings, simulation: bool, clock: Clock | None = None) -> RunFolder:
-    """Run a federation to its end, and leave a table however it ends.
+    """Run a federation to its end, and write a report however it ends.
 
     Parameters
     ----------
-    simulation : bool
+    grid
+        Connects to the nodes.
+    settings
+        Of the run.
+    simulation
         Whether the grid's nodes are simulated; real ones must have names.
+    clock
+        The time, for deadlines; by default the real one.
+
+    Returns
+    -------
+    RunFolder
+        Where the results are.
+
+    Raises
+    ------
+    MotleyError
+        If the settings or the data cannot be used, or the federation cannot continue.
     """
     if simulation:
         torch.set_num_threads(1)
@@ -121,9 +152,9 @@ def run(grid: Grid, settings: RunSettings, simulation: bool, clock: Clock | None
 
 def _run(grid: Grid, federation: Federation, clock: Clock) -> None:
     settings, folder = federation.settings, federation.folder
-    done = _go_on(federation)
+    done = _resume(federation)
     log.info("Run folder: %s", folder.path)
-    say_how_it_went = _Epilogue(federation)
+    report = _Epilogue(federation)
     early_stopping = EarlyStoppingHook(settings.early_stopping, folder.records(until=done))
     metrics = MetricsHook(folder, resumed_after=done)
     hooks: list[RoundHook] = [
@@ -136,7 +167,7 @@ def _run(grid: Grid, federation: Federation, clock: Clock) -> None:
 
     def on_exit() -> None:
         loop.stop()
-        say_how_it_went("stopped")
+        report("stopped")
 
     add_exit_handler(on_exit)
     ending = "failed"
@@ -149,7 +180,7 @@ def _run(grid: Grid, federation: Federation, clock: Clock) -> None:
         raise
     finally:
         metrics.close()
-        say_how_it_went(ending)
+        report(ending)
 
 
 class _Epilogue:
@@ -157,12 +188,12 @@ class _Epilogue:
 
     def __init__(self, federation: Federation) -> None:
         self._federation = federation
-        self._said = False
+        self._written = False
 
     def __call__(self, ending: str) -> None:
-        if self._said:
+        if self._written:
             return
-        self._said = True
+        self._written = True
         federation = self._federation
         summary = Summary(
             federation.settings,
@@ -176,8 +207,8 @@ class _Epilogue:
         conclude(federation.folder, summary)
 
 
-def _go_on(federation: Federation) -> int:
-    """Take up the newest checkpoint, if the folder has one; return the rounds that are done."""
+def _resume(federation: Federation) -> int:
+    """Restore the newest checkpoint, if the folder has one; return the number of finished rounds."""
     checkpoint = federation.checkpoints.newest()
     federation.folder.write_settings(federation.settings)
     if checkpoint is None:
@@ -188,9 +219,9 @@ def _go_on(federation: Federation) -> int:
 
 
 def _run_what_is_left(federation: Federation, loop: RoundLoop, done: int, stopped: str) -> str:
-    """Run the rounds after ``done``, and the final exchange; return why the run ended early, or nothing.
+    """Run the rounds after ``done``, and the final exchange; return why the run ended early, or an empty string.
 
-    Of a run that is over, or was ``stopped`` early, nothing is left.
+    Nothing is left of a run that is finished, or that was ``stopped`` early.
     """
     folder = federation.folder
     last = done if stopped else federation.settings.num_rounds
@@ -204,7 +235,7 @@ def _run_what_is_left(federation: Federation, loop: RoundLoop, done: int, stoppe
 def _save_models(federation: Federation) -> None:
     """Save the server's model, and each simulated client's own, as safetensors.
 
-    The folder gets its name when all are in it: it marks a run that came to its end.
+    The folder gets its final name once it is complete, and so marks a finished run.
     """
     folder = federation.folder
     unfinished = folder.path / ".models"

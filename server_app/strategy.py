@@ -23,12 +23,12 @@ log = logging.getLogger("flwr")
 
 _REPLIES_AT_ONCE = 8
 LIFETIME_IN_DEADLINES = 2
-"""A message lives this many round deadlines: a reply too late for its round still acknowledges."""
+"""Lifetime of a message in round deadlines: a late reply still says which labels a client holds."""
 
 
 @dataclass(frozen=True)
 class _Asked:
-    """A message that is out: its metadata get the message's id when the grid takes it."""
+    """A message without a reply so far; the grid adds the id to its metadata when it is sent."""
 
     message: Message
     client: str
@@ -39,8 +39,19 @@ class _Asked:
 class MethodStrategy(Strategy):
     """Runs a method's rounds over Flower's grid.
 
-    ``server_app`` drives it with its own loop, which hands it each reply as it arrives; Flower's
-    stock ``start`` works too. The method owns its model, so the arrays passed in are not used.
+    ``server_app.rounds`` passes it each reply as it arrives; Flower's own ``start`` works too. The method
+    keeps its model, so the arrays that Flower passes in are not used.
+
+    Parameters
+    ----------
+    method
+        The method's server half.
+    roster
+        The clients.
+    settings
+        Of the run.
+    clock
+        The time, for deadlines.
     """
 
     def __init__(self, method: ServerMethod, roster: Roster, settings: RunSettings, clock: Clock) -> None:
@@ -89,7 +100,7 @@ class MethodStrategy(Strategy):
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Take replies one by one, as they come; end the round.
+        """Process replies one by one, as they arrive; then end the round.
 
         Raises
         ------
@@ -112,7 +123,7 @@ class MethodStrategy(Strategy):
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> list[Message]:
-        """Ask for nothing: the one exchange of a round carries the evaluation too."""
+        """Return no messages: a round's replies contain the evaluation."""
         return []
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
@@ -120,20 +131,20 @@ class MethodStrategy(Strategy):
         return None
 
     def summary(self) -> None:
-        """Log what is run."""
+        """Log the method and the number of clients."""
         log.info("%s over %d clients", self.settings.strategy, len(self.roster.available()))
 
     # --- for the loop --------------------------------------------------------------------------
 
     def wait_for_clients(self, grid: Grid) -> None:
-        """Wait until ``min-nodes`` clients, or the quorum if larger, are there and enough are free.
+        """Wait until ``min-nodes`` clients, or the quorum if larger, have joined and enough are idle.
 
-        At the start it waits for every node's hello, so that a run begins with all that are there.
+        At the start it waits for every node's hello, so that a run begins with all nodes that are online.
 
         Raises
         ------
         FederationError
-            If too few clients are there after ``wait-for-nodes`` seconds.
+            If too few clients have joined after ``wait-for-nodes`` seconds, or every node was refused.
         """
         starting = not self.roster.members
         needed = max(self.settings.min_nodes, self.settings.min_replies)
@@ -150,16 +161,16 @@ class MethodStrategy(Strategy):
             if there and late and not self._candidates():
                 names = ", ".join(self.roster.available())
                 raise FederationError(
-                    f"strategy {self.settings.strategy} can ask none of the clients: {names}"
+                    f"strategy {self.settings.strategy} cannot use any of the clients: {names}"
                 )
             if (late or self.roster.all_refused()) and not there:
                 raise self.roster.shortage(needed, self._clock.now() - began)
             self._clock.sleep()
 
     def pull(self, grid: Grid) -> Iterator[Message]:
-        """Yield what has arrived, a few replies at a time, so that never all are in memory.
+        """Yield the replies that have arrived, a few at a time, so that not all are in memory.
 
-        Messages that are still not answered and too old, or whose node is offline, are given up.
+        Messages without a reply that have expired, or whose node is offline, are given up.
         """
         self.roster.refresh(grid)
         self.roster.pull(grid)
@@ -169,26 +180,26 @@ class MethodStrategy(Strategy):
         self._give_up()
 
     def awaited(self) -> int:
-        """Return how many messages of the running round have not been answered."""
+        """Return the number of messages of the current round without a reply."""
         return sum(asked.round == self.report.round for asked in self._out)
 
     # --- parts ---------------------------------------------------------------------------------
 
     def _free(self) -> list[str]:
-        """Return the clients that are online and not still at work on an earlier message."""
+        """Return the clients that are online and idle: not at work on an earlier message."""
         busy = {asked.client for asked in self._out}
         return [name for name in self._candidates() if name not in busy]
 
     def _candidates(self) -> list[str]:
-        """Return the clients that are online and that the method can ask."""
+        """Return the clients that are online and that the method can use."""
         return self.method.candidates(self.roster.available())
 
     def _least(self) -> int:
-        """Return the fewest clients it makes sense to ask."""
+        """Return the smallest number of clients to ask."""
         return max(1, min(self.settings.min_replies, len(self._candidates())))
 
     def _sample(self, round: int) -> list[str]:
-        """Draw the round's clients among the free ones, by name."""
+        """Draw the round's clients from the idle ones, by name."""
         names = self._free()
         share = math.floor(self.settings.fraction_train * len(names) + 0.5)
         wanted = min(len(names), max(share, self._least()))
@@ -209,11 +220,11 @@ class MethodStrategy(Strategy):
         answered = reply.metadata.reply_to_message_id
         asked = next((out for out in self._out if out.message.metadata.message_id == answered), None)
         if asked is None:
-            log.warning("A reply to message %s, which nobody waits for, was dropped", answered)
+            log.warning("A reply to message %s was dropped: no reply to it is expected", answered)
             return
         self._out.remove(asked)
         if reply.has_error():
-            self._fail(asked, _telling_line(reply.error.reason) or f"error {reply.error.code}")
+            self._fail(asked, _last_line(reply.error.reason) or f"error {reply.error.code}")
             return
         try:
             content = unmark_reply(reply.content, asked.round)
@@ -227,10 +238,10 @@ class MethodStrategy(Strategy):
         if self._is_current(asked):
             self.report.evaluations[asked.client] = incoming.evaluation
         else:
-            log.info("Round %d: %s answered late", asked.round, asked.client)
+            log.info("Round %d: the reply of %s came late", asked.round, asked.client)
 
     def _fail(self, asked: _Asked, reason: str) -> None:
-        """Note a failure; that of a late reply is already counted as no reply in its round."""
+        """Record a failure; a late reply was already recorded as missing in its round."""
         if self._is_current(asked):
             self.report.failed[asked.client] = reason
         else:
@@ -250,8 +261,8 @@ class MethodStrategy(Strategy):
         accepted, asked = len(report.evaluations), len(report.asked)
         if accepted < needed:
             raise FederationError(
-                f"round {report.round}: {accepted} of {asked} clients gave a reply that was accepted, "
-                f"min-replies is {needed}; a resumed run goes on from the round before"
+                f"round {report.round}: replies of {accepted} of {asked} clients were accepted, "
+                f"min-replies is {needed}; a resumed run continues after the round before"
             )
 
     def _result(self) -> tuple[ArrayRecord | None, MetricRecord | None]:
@@ -263,7 +274,7 @@ class MethodStrategy(Strategy):
         return arrays, metrics
 
 
-def _telling_line(reason: str | None) -> str:
-    """Return the telling line of an error's reason, which may hold a whole traceback."""
+def _last_line(reason: str | None) -> str:
+    """Return the last line of an error's reason, which may contain a whole traceback."""
     lines = [line.strip() for line in (reason or "").splitlines() if line.strip()]
     return lines[-1] if lines else ""

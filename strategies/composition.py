@@ -1,4 +1,4 @@
-"""What a run is made of: the one place where the things its settings name are put together and checked."""
+"""The composition of a run: what its settings name is looked up and checked here, and only here."""
 
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
@@ -44,19 +44,19 @@ def method_of(settings: RunSettings) -> Method:
 
 @lru_cache(maxsize=16)
 def compose(settings: RunSettings, simulation: bool = True) -> Method:
-    """Look up all that a run's settings name, and check that it fits together; return its method.
+    """Look up all that a run's settings name, check that it fits together, and return the method.
 
     Parameters
     ----------
     settings
         Of the run.
     simulation
-        Whether nodes are simulated; real ones may name models of their own, which may read other settings.
+        Whether nodes are simulated; real nodes may name other models, which may read other settings.
 
     Raises
     ------
     SettingsError
-        If a name stands for nothing, things do not fit together, or a setting is not read by any of them.
+        If a name does not exist, parts do not fit together, or a setting is not read by any of them.
     """
     method = method_of(settings)
     models = {name: model_of(name, setting) for setting, name in models_named(settings)}
@@ -93,7 +93,7 @@ def _own_sources(settings: RunSettings) -> list[tuple[str, str]]:
 
 
 def _others(settings: RunSettings) -> list[tuple[Registry[Any], list[str]]]:
-    """Return the registries of everything else that is named, and the names."""
+    """Return the other registries, and the names that the settings contain for each."""
     metric = settings.data.metric
     return [
         (metrics.REGISTRY, [] if metric == metrics.NO_METRIC else [metric]),
@@ -155,7 +155,7 @@ def require_own_weights(pretrained: str, found: Network | Estimator, setting: st
 
 
 def _require_samples_for_early_stopping(settings: RunSettings, method: Method) -> None:
-    """Refuse early stopping by a figure that the server never has."""
+    """Refuse early stopping on an accuracy that the server never measures."""
     stopping = settings.early_stopping
     if not stopping.patience or not stopping.metric.startswith("server-"):
         return
@@ -163,7 +163,7 @@ def _require_samples_for_early_stopping(settings: RunSettings, method: Method) -
     if method.exchanges is Exchanges.NOTHING:
         why = f"strategy {method.name} has no server model"
     elif method.exchanges is Exchanges.SUBMODELS and settings.scalefl.calibration == "none":
-        why = 'with scalefl.calibration = "none" the server scores nothing'
+        why = 'with scalefl.calibration = "none" the server evaluates nothing'
     elif settings.data.source == NODES and not settings.data.test_source:
         why = f'with data.source = "{NODES}" and no data.test-source the server has nothing to test on'
     if why:
@@ -172,7 +172,7 @@ def _require_samples_for_early_stopping(settings: RunSettings, method: Method) -
 
 
 def _reader(settings: RunSettings, method: Method, models: Iterable[Network | Estimator]) -> Reader:
-    """Return what the things in a run read of its settings."""
+    """Return which settings the parts of a run read."""
     names = [settings.strategy, *(name for _, name in models_named(settings))]
     names += [reference for _, reference in _own_sources(settings)]
     names += [name for _, named in _others(settings) for name in named]
@@ -190,7 +190,7 @@ def _read_by_method(method: Method) -> set[str]:
 
 
 def _read_by_model(found: Network | Estimator, method: Method) -> set[str]:
-    """Return what a model reads; whole networks are averaged without regard to levels."""
+    """Return the settings a model reads; levels do not matter if whole networks are averaged."""
     if isinstance(found, Estimator):
         return set()
     read = set(found.settings)
@@ -199,7 +199,7 @@ def _read_by_model(found: Network | Estimator, method: Method) -> set[str]:
     has_place = bool(found.checkpoint)
     if not has_place and (found.pretrained or not found.is_elastic or "texts" in found.reads):
         read.add("pretrained")
-    if "lora" in read:  # how adapters are merged is read where submodels are
+    if "lora" in read:  # lora.merge is read by the methods that average submodels
         read = (read - {"lora"}) | {f"lora.{key}" for key in ("rank", "scale", "targets")}
     return read | ({"text"} if "texts" in found.reads else set())
 

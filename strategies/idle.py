@@ -1,4 +1,4 @@
-"""Settings that were set and that nothing in a run reads: refused, for whoever set them expects an effect."""
+"""Unused settings: a setting that was changed but that nothing in the run reads is refused."""
 
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,47 +15,47 @@ from protocol.settings import DEFAULTS, RunSettings
 from protocol.tables import Table
 
 _OWNED = frozenset({"distillation", "scarlet", "dsfl", "levels", "scalefl", "lora", "vlm", "text"})
-"""The tables that belong to some methods or models; every run reads the others."""
+"""The tables that only some methods or models read; every run reads the others."""
 _OWNED_KEYS = frozenset({"aggregation.labels", "aggregation.weights", "uplink", "pretrained"})
 _OF_MODELS = frozenset({"levels", "lora", "vlm", "text", "pretrained"})
-"""What models read: a real node may train one that the run does not name."""
+"""What models read; a real node may train a model that the run's settings do not name."""
 _CUSTOM = "custom."
 
 
 @dataclass(frozen=True)
 class Reader:
-    """What the things in a run read beside what every run reads."""
+    """The settings that a run reads beside those that every run reads."""
 
     keys: frozenset[str]
     """Tables, or single keys."""
     tables: tuple[type[Table], ...]
-    """Of the user's own things."""
+    """Tables of the user's own code."""
 
     def reads(self, key: str) -> bool:
-        """Tell whether a key, as ``scarlet.beta``, is read."""
+        """Tell whether a key, such as ``scarlet.beta``, is read."""
         return key in self.keys or key.split(".", maxsplit=1)[0] in self.keys
 
 
 def refuse_idle(
     settings: RunSettings, reader: Reader, would_read: Mapping[str, Sequence[str]], models_known: bool
 ) -> None:
-    """Refuse keys that are set away from their default and that nothing in the run reads.
+    """Refuse settings that differ from their default and that nothing in the run reads.
 
     Parameters
     ----------
     settings
         Of the run.
     reader
-        What the run's things read.
+        What the run reads.
     would_read
-        By table or key: what would read it, for the message.
+        By table or key: the methods and models that read it, for the error message.
     models_known
         Whether all models of the federation are named in the settings.
 
     Raises
     ------
     SettingsError
-        Naming each such key, its value, and what would read it.
+        If there are any; the message names each key, its value and what would read it.
     """
     lines = [*_idle(settings, reader, would_read, models_known), *_idle_custom(settings, reader)]
     if lines:
@@ -86,7 +86,7 @@ def _idle(
 
 
 def _idle_custom(settings: RunSettings, reader: Reader) -> Iterator[str]:
-    """Yield the user's own settings that no thing in the run owns; those that one owns are checked by it."""
+    """Yield settings under ``custom`` that no table in the run has, and validate the others."""
     owned = tuple(f"{table.place}." for table in reader.tables)
     for table in reader.tables:
         settings.of(table)
@@ -94,11 +94,11 @@ def _idle_custom(settings: RunSettings, reader: Reader) -> Iterator[str]:
     for key, value in settings.flat().items():
         mine = key.startswith(_CUSTOM) and not key.startswith(owned)
         if mine and value != shipped.get(key):
-            yield f"{key} = {value!r}: nothing of custom/ that this run names has a table for it"
+            yield f"{key} = {value!r}: no code of custom/ that this run uses has such a setting"
 
 
 def _condition(key: str) -> list[str]:
-    """Return the other key and its values with which a key is read; empty if it always is."""
+    """Return another key, and its values for which this key is read; empty if it always is."""
     extra = _field(key).json_schema_extra
     found: Any = extra.get("only with", []) if isinstance(extra, dict) else []
     return list(found)
@@ -115,7 +115,7 @@ def _field(key: str) -> FieldInfo:
 
 @cache
 def bundle_defaults() -> Mapping[str, Any]:
-    """Return the defaults in the app's ``pyproject.toml``, flat; a user may have changed some there."""
+    """Return the defaults in the app's ``pyproject.toml``, flat; the user may have changed them there."""
     file = Path(__file__).parents[1] / "pyproject.toml"
     if not file.is_file():
         return {}

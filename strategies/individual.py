@@ -1,4 +1,4 @@
-"""Individual training: every client learns from its own samples alone; the lower end to compare with."""
+"""Individual training: every client learns from its own samples only; a lower bound to compare with."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from strategies.state import ClientState
 
 @dataclass(frozen=True)
 class LocalRequest(RoundRequest):
-    """Train on your own data and nothing else."""
+    """A request to train on the client's own data only."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class LocalReply(EvaluatedReply):
 
 
 class IndividualServer:
-    """The server half: asks for a round of training and collects the figures; it has no model."""
+    """The server half: it asks clients to train and collects their evaluations; it has no model."""
 
     final_exchange = False
 
@@ -38,18 +38,18 @@ class IndividualServer:
         return {client: Outgoing(request.to_record(), paper_down=0) for client in clients}
 
     def accept(self, client: str, round: int, content: RecordDict) -> Incoming:
-        """Take a client's figures."""
+        """Take a client's evaluation."""
         return Incoming(self._server.evaluation_of(LocalReply.from_record(content)), paper_up=0)
 
     def finish(self, round: int) -> None:
-        """Nothing to aggregate."""
+        """Do nothing: there is nothing to aggregate."""
 
     def greet(self, hello: HelloReply) -> str:
-        """Nothing to note."""
+        """Return no remark: every node can join."""
         return ""
 
     def candidates(self, clients: Sequence[str]) -> list[str]:
-        """Ask anyone."""
+        """Return all clients."""
         return list(clients)
 
     def weights(self) -> Mapping[str, Tensor]:
@@ -57,24 +57,24 @@ class IndividualServer:
         return {}
 
     def score(self, test: Samples) -> None:
-        """There is nothing to score."""
+        """Return None: there is no server model."""
 
     def state(self) -> MethodState:
-        """There is nothing to keep."""
+        """Return nothing: there is no server model."""
         return MethodState()
 
     def load_state(self, state: MethodState, weights: Mapping[str, Tensor]) -> None:
-        """There is nothing to take up."""
+        """Do nothing: there is no state."""
 
 
 class IndividualClient:
-    """The client half: keeps its own model and trains it a little every round."""
+    """The client half: keeps its own model and trains it in every round."""
 
     def __init__(self, client: ClientSide) -> None:
         self._client = client
 
     def answer(self, content: RecordDict) -> RecordDict:
-        """Train from the state before the round, evaluate, remember."""
+        """Train from the state before the round, evaluate, and save the state."""
         request = LocalRequest.from_record(content)
         client = self._client
         states = client.store.before(request.round)
@@ -85,7 +85,7 @@ class IndividualClient:
         return LocalReply(**vars(result)).to_record()
 
     def state_digests(self) -> list[bytes]:
-        """Return nothing: what is kept is the client's own."""
+        """Return nothing: no state is shared with the server."""
         return []
 
 

@@ -1,11 +1,11 @@
-"""Levels of an elastic network: their shapes, and which client gets which."""
+"""Levels of an elastic network: their shapes, and their assignment to clients."""
 
 from collections.abc import Sequence
 from functools import lru_cache
 
 from models import elastic_design
 from models.elastic import Cut, ElasticDesign, Shape
-from models.elastic.cost import flops_of, parameters_of
+from models.elastic.cost import macs_of, parameters_of
 from models.elastic.network import nested
 from models.elastic.planning import CostFunction, reshaped, search
 from protocol.errors import SettingsError
@@ -37,14 +37,14 @@ def plan_levels(
     num_classes
         Width of the output.
     cut
-        What submodels are cut in. Those cut in width or in depth alone cost what the planned ones cost.
+        Whether width, depth or both are cut. If only one is, levels have the cost of the planned ones.
 
     Raises
     ------
     SettingsError
-        If the network has no submodels, or not such ones.
+        If the network has no submodels, or none of this kind.
     """
-    count = flops_of if settings.plan == "flops" else parameters_of
+    count = macs_of if settings.plan == "flops" else parameters_of
 
     def cost(width: float, last_block: int) -> float:
         return count(design, input_shape, num_classes, Shape(width, (last_block,)))
@@ -105,15 +105,14 @@ def split_architecture(
 def assign_levels(shares: Sequence[float], clients: int, seed: int) -> list[int]:
     """Assign a level to each simulated client.
 
-    Each level gets the whole part of its share of the clients, those left over go to the levels with the
-    largest remainders, and a draw decides who is at which.
+    Each level gets its share of the clients, rounded by largest remainder; clients are drawn at random.
 
     Parameters
     ----------
     shares
         Share of the clients at each level, summing to 1.
     clients
-        How many there are.
+        Number of clients.
     seed
         Of the run.
 
@@ -141,7 +140,7 @@ def assign_levels(shares: Sequence[float], clients: int, seed: int) -> list[int]
 
 
 def _explicit(settings: LevelsSettings, design: ElasticDesign) -> tuple[Shape, ...]:
-    """Return the levels that the settings spell out, if they do."""
+    """Return the levels that ``levels.widths`` and ``levels.exits`` define; empty if they are not set."""
     widths, exits = numbers(settings.widths), [int(block) for block in numbers(settings.exits)]
     if not widths:
         return ()

@@ -1,7 +1,7 @@
-"""The two halves of a method: what the server does in a round, and what a client does.
+"""The contract of a method: a server half and a client half.
 
-A method knows nothing of Flower's grid, of nodes or of time: it turns clients' names into payloads
-and payloads into a model.
+A method does not deal with Flower's grid, nodes or timeouts. Its server half writes a payload for each
+client's name and turns the clients' payloads into a model.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -20,16 +20,16 @@ from strategies.sides import ClientSide, ServerSide
 
 
 class Exchanges(StrEnum):
-    """What a method's clients send, and with it what their models must have in common."""
+    """What a method's clients send; it determines which models can be combined."""
 
     LABELS = "soft labels"
-    """Predictions on public samples: every client may have another network, or none."""
+    """Predictions on public samples: every client may have a different network or estimator."""
     WEIGHTS = "weights"
-    """Weights of whole networks, which must be one."""
+    """Weights of whole networks: all clients must have the same network."""
     SUBMODELS = "submodels"
-    """Weights of parts of one elastic network."""
+    """Weights of submodels of one elastic network."""
     NOTHING = "nothing"
-    """Figures alone; there is no server model."""
+    """Only evaluations; there is no server model."""
 
     @property
     def averages(self) -> bool:
@@ -39,7 +39,7 @@ class Exchanges(StrEnum):
 
 @dataclass(frozen=True)
 class Outgoing:
-    """One client's payload of a round, and what it costs by the paper's formula."""
+    """One client's payload of a round, and its size by the paper's formula."""
 
     content: RecordDict
     paper_down: int
@@ -47,17 +47,17 @@ class Outgoing:
 
 @dataclass(frozen=True)
 class Incoming:
-    """What the server took from one accepted reply."""
+    """What the server read from one accepted reply."""
 
     evaluation: Evaluation
     paper_up: int
     notes: str = ""
-    """Anything about the exchange that a person should know."""
+    """A remark about the exchange for the log; empty if there is none."""
 
 
 @dataclass(frozen=True)
 class MethodState:
-    """A server half's state in a checkpoint: arrays, and whatever JSON can hold."""
+    """A server half's state in a checkpoint: arrays, and values that JSON can represent."""
 
     arrays: Mapping[str, NDArray[np.generic]] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
@@ -65,11 +65,11 @@ class MethodState:
 
 @dataclass(frozen=True)
 class Score:
-    """How the server's model does, and whatever else the method has to tell of it."""
+    """The evaluation of the server's model, and further metrics of the method."""
 
     evaluation: Evaluation
     details: Mapping[str, Any] = field(default_factory=dict)
-    """For the round's line: scalars, lists and mappings, as JSON holds them."""
+    """Further entries of the round's line in ``rounds.jsonl``, as JSON values."""
 
 
 class ServerMethod(Protocol):
@@ -79,65 +79,88 @@ class ServerMethod(Protocol):
     """Whether one more exchange follows the last round."""
 
     def begin(self, round: int, clients: Sequence[str], final: bool) -> dict[str, Outgoing]:
-        """Return each client's payload for a round."""
+        """Return each client's payload for a round.
+
+        Parameters
+        ----------
+        round
+            From 1.
+        clients
+            The names of the clients that are asked.
+        final
+            Whether this is the exchange after the last round.
+        """
 
     def accept(self, client: str, round: int, content: RecordDict) -> Incoming:
-        """Take one client's reply; raise ``MessageError`` to refuse it whole, leaving no trace.
+        """Process one client's reply.
 
-        A reply to an earlier round is late: it counts for what the client holds, not for the round.
+        Parameters
+        ----------
+        client
+            The client's name.
+        round
+            The round that the reply answers. If it is an earlier one the reply is late: it only tells what
+            the client holds, and is not aggregated.
+        content
+            The reply's payload.
+
+        Raises
+        ------
+        MessageError
+            If the reply is refused; the state is unchanged in that case.
         """
 
     def finish(self, round: int) -> None:
-        """End the round: aggregate what was accepted, in an order that does not depend on arrival."""
+        """End the round: aggregate the accepted replies, independently of their order of arrival."""
 
     def greet(self, hello: HelloReply) -> str:
-        """Take note of a node that says hello; return a remark for the log, or nothing.
+        """Register a node that joins; return a remark for the log, or an empty string.
 
         Raise ``MessageError`` to refuse the node.
         """
 
     def candidates(self, clients: Sequence[str]) -> list[str]:
-        """Return those of the clients that can be asked to train, in the same order."""
+        """Return the clients that can be asked to train, in the same order."""
 
     def weights(self) -> Mapping[str, Tensor]:
-        """Return what the server's model has learned, by name; nothing if the method has no such model."""
+        """Return the weights of the server's model, by name; empty if the method has none."""
 
     def score(self, test: Samples) -> Score | None:
-        """Score the server's model on held-out samples, or return None if there is nothing to score."""
+        """Score the server's model on held-out samples; None if it cannot be scored."""
 
     def state(self) -> MethodState:
-        """Return what a checkpoint must hold beside the weights."""
+        """Return the state to save in a checkpoint beside the weights."""
 
     def load_state(self, state: MethodState, weights: Mapping[str, Tensor]) -> None:
-        """Go on from a checkpoint."""
+        """Restore the state of a checkpoint."""
 
 
 class ClientMethod(Protocol):
     """The client half of a method."""
 
     def answer(self, content: RecordDict) -> RecordDict:
-        """Do a round's work on this node and return the reply's payload."""
+        """Process the server's message of a round and return the reply's payload."""
 
     def state_digests(self) -> list[bytes]:
-        """Return the digest of what each kept state shares with the server, newest first."""
+        """Return a digest of the labels in each kept state, newest first; empty if no labels are kept."""
 
 
 @dataclass(frozen=True)
 class Method:
-    """A method: all that the rest of the program knows of it.
+    """The definition of a method.
 
     Parameters
     ----------
     name
-        As people know it.
+        The method's name in messages and reports.
     exchanges
         What its clients send.
     server
-        Builds the server half, given what it works with and the experiment's id.
+        Builds the server half, given the server's data and settings and the experiment's id.
     client
-        Builds the client half.
+        Builds the client half, given the client's data and settings.
     settings
-        The tables of settings, or single keys, that it reads beside those of every run.
+        The tables of settings, or single keys, that the method reads and not every run does.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""What the two halves of a method work with: settings, data, a model, and how it is trained and scored."""
+"""What the two halves of a method get: settings, data, a model, and functions to train and score it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,12 +25,12 @@ from strategies.levels import architecture_of, level_shape, plan_levels
 from strategies.state import ClientState, StateStore
 
 SERVER = "server"
-"""The server's name among the parties, from which its random draws follow."""
+"""The server's name among the parties; its random draws are derived from it."""
 
 
 @dataclass(frozen=True)
 class ServerSide:
-    """What the server half of a method works with."""
+    """What the server half of a method gets."""
 
     settings: RunSettings
     pool: PublicPool
@@ -38,30 +38,30 @@ class ServerSide:
     num_classes: int
     device: torch.device
     calibration: Inputs | None = None
-    """Inputs on which norms are calibrated before a submodel is scored; None: there are none."""
+    """Inputs for calibrating batch norms before a submodel is scored; None if there are none."""
 
     def __post_init__(self) -> None:
-        """Refuse what no round can be played with."""
+        """Refuse settings that no round could use."""
         _ = self.arithmetic
         augmentation = self.settings.train.augmentation
         if augmentation != "none" and self.pool.inputs.kind != "images":
             raise SettingsError(
-                f'train.augmentation = "{augmentation}": changes images, but the data are none; '
+                f'train.augmentation = "{augmentation}": needs images, but the data are not images; '
                 'allowed is "none"'
             )
 
     @property
     def arithmetic(self) -> Arithmetic:
-        """How networks compute here."""
+        """The precision and device of networks."""
         return Arithmetic(self.settings.precision, self.device)
 
     @property
     def metric(self) -> Metric | None:
-        """The figure beside accuracy and loss."""
+        """The metric beside accuracy and loss; None if the run has none."""
         return metric_of(self.settings.data.metric)
 
     def new_model(self) -> nn.Module:
-        """Build the server's network with the initial weights that belong to the run's seed."""
+        """Build the server's network; its initial weights are derived from the run's seed."""
         require_inputs(self.settings.model, self.input_shape, self.settings, self.pool.inputs.kind)
         seed = derive_seed(self.settings.seed, "model", client=SERVER)
         model = build_model(self.settings.model, self.input_shape, self.num_classes, seed, self.settings)
@@ -80,17 +80,19 @@ class ServerSide:
         return evaluate(model, test, self.metric, self.arithmetic)
 
     def evaluation_of(self, reply: EvaluatedReply) -> Evaluation:
-        """Return a client's figures; raise ``MessageError`` if one is impossible."""
+        """Return a client's evaluation; raise ``MessageError`` if a value is impossible."""
         evaluation, metric = reply.evaluation, self.metric
         if metric is not None and evaluation.metric is not None and not metric.allows(evaluation.metric):
             low, high = metric.bounds
-            raise MessageError(f"metric = {evaluation.metric}: {metric.title} is from {low:g} to {high:g}")
+            raise MessageError(
+                f"metric = {evaluation.metric}: {metric.title} must be from {low:g} to {high:g}"
+            )
         return evaluation
 
 
 @dataclass(frozen=True)
 class ClientSide:
-    """What the client half of a method works with."""
+    """What the client half of a method gets."""
 
     settings: RunSettings
     name: str
@@ -100,26 +102,26 @@ class ClientSide:
     store: StateStore
     device: torch.device
     level: int | None = None
-    """The level of its elastic network; None with other networks."""
+    """The level of the client's elastic network; None for other networks."""
 
     def __post_init__(self) -> None:
-        """Refuse a precision that the device does not compute in, before anything is trained."""
+        """Refuse a precision that the device does not support, before anything is trained."""
         _ = self.arithmetic
 
     @property
     def arithmetic(self) -> Arithmetic:
-        """How networks compute here."""
+        """The precision and device of networks."""
         return Arithmetic(self.settings.precision, self.device)
 
     @property
     def architecture(self) -> str:
-        """The network's name, with the level if it has one: what a kept state must be of."""
+        """The network's name, with its level if it has one; a saved state must belong to the same."""
         return architecture_of(self.model_name, self.level)
 
     def new_model(self) -> nn.Module:
-        """Build this client's network with the initial weights that belong to its name.
+        """Build this client's network; its initial weights are derived from the client's name.
 
-        Of an elastic network that is the submodel of the client's level, with its exits.
+        For an elastic network that is the submodel of the client's level, with its exits.
         """
         seed = derive_seed(self.settings.seed, "model", client=self.name)
         input_shape, classes = self.data.train.input_shape, self.data.num_classes
@@ -141,7 +143,7 @@ class ClientSide:
         return TorchLearner(self.new_model(), self.settings, self.name, self.arithmetic)
 
     def learner_after(self, state: ClientState | None) -> Learner:
-        """Return this client's learner with what a state holds, or new if there is none.
+        """Return this client's learner with a saved state, or a new one if there is none.
 
         Raises
         ------
@@ -153,24 +155,34 @@ class ClientSide:
             return learner
         if state.model != self.architecture:
             raise SettingsError(
-                f"model = {self.architecture!r}: client {self.name!r} has trained {state.model!r} in this "
-                "experiment; set it back, or give the node another client-name"
+                f"model = {self.architecture!r}: client {self.name!r} trained {state.model!r} before in this "
+                "experiment; use that model again, or give the node another client-name"
             )
         learner.load(state.weights)
         return learner
 
     def train(self, model: nn.Module, round: int, loss: LossOfBatch | None = None) -> None:
-        """Train a network in place on this client's own training part."""
+        """Train a network in place on this client's training samples.
+
+        Parameters
+        ----------
+        model
+            The network, on the client's device.
+        round
+            From 1.
+        loss
+            Loss of a batch; by default the run's.
+        """
         train_locally(model, self.data.train, self.settings, self.name, round, self.arithmetic, loss)
 
     def evaluate(self, model: nn.Module) -> Evaluation:
-        """Score a network on this client's own test part."""
+        """Score a network on this client's test samples."""
         return evaluate(model, self.data.test, metric_of(self.settings.data.metric), self.arithmetic)
 
     def to_send(
         self, tensors: Mapping[str, Tensor], round: int, received: Mapping[str, Tensor] | None = None
     ) -> Mapping[str, Tensor]:
-        """Return trained weights or predictions as they are sent: after the run's ``uplink`` transforms.
+        """Apply the run's ``uplink`` transforms to trained weights or predictions, and return what is sent.
 
         Parameters
         ----------
@@ -179,7 +191,7 @@ class ClientSide:
         round
             From 1.
         received
-            The weights that the round began with, if weights are sent.
+            The weights received at the start of the round, if weights are sent.
         """
         return transformed(tensors, received or {}, self.name, round, self.settings)
 

@@ -1,4 +1,4 @@
-"""What a node remembers between rounds of one experiment: its model, and what its method adds."""
+"""A client's saved state between rounds of one experiment: its model, and additions of its method."""
 
 import re
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ _WEIGHTS = "model."
 
 @dataclass(frozen=True)
 class ClientState:
-    """The state of a client after a round: its model's weights, and what its method adds."""
+    """The state of a client after a round: its model's weights, and additions of its method."""
 
     round: int
     model: str
@@ -29,10 +29,10 @@ class ClientState:
 
 
 class StateStore:
-    """A client's states on disk, one safetensors file a round, each written atomically.
+    """A client's states on disk, one safetensors file per round, each written atomically.
 
-    The last two are kept. A message that is repeated for round t (by a server that was killed and
-    resumed) so starts from the same state as the first time, the one after round t − 1.
+    The last two are kept. If a server that was killed and resumed repeats the message of round t, the client
+    thus starts again from the state after round t − 1.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -47,7 +47,7 @@ class StateStore:
         return next((self._load(kept) for kept in self._rounds()), None)
 
     def save(self, state: ClientState) -> None:
-        """Write the state after a round, then drop the states that nothing can ask for any more."""
+        """Write the state after a round, then delete states that are not needed any more."""
         self.folder.mkdir(parents=True, exist_ok=True)
         weights = {_WEIGHTS + name: tensor for name, tensor in state.weights.items()}
         facts = {**state.facts, _MODEL: state.model}

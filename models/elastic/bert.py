@@ -1,8 +1,8 @@
 """BERT (Devlin et al. 2019) with exits, as ScaleFL trains it on texts.
 
-The network is transformers' own, built at the size of the submodel. The number of attention heads stays, and
-of each the leading part is kept. On every other dimension the same is kept of as many parts: of the residual
-stream, of the embeddings, the norms and the layers between.
+The network is that of transformers, built at the size of the submodel. The number of attention heads stays
+the same; the leading part of each head is kept. Every other hidden dimension (residual stream, embeddings,
+norms, feed-forward layers) is divided into as many parts as there are heads and cut in the same way.
 """
 
 import copy
@@ -32,22 +32,22 @@ DEPTH_SHARES = ((1, 3), (1, 2), (3, 4), (1, 1))
 
 
 class BertHead(nn.Module):
-    """BERT's own end for classes: a layer at the first token, tanh, dropout and a linear layer.
+    """BERT's classification head: a dense layer on the first token, tanh, dropout and a linear layer.
 
-    ScaleFL has one at every exit: with it the parameters of all levels are the recorded ones.
+    ScaleFL has one at every exit; with it the numbers of parameters are those of ScaleFL's code.
 
     Parameters
     ----------
     hidden
-        The residual stream.
+        Channels of the residual stream.
     pooled
-        What the first layer makes of it, as many.
+        Output channels of the dense layer, as many.
     num_classes
-        Width of the output.
+        Number of classes.
     dropout
-        How likely training leaves a number out.
+        Dropout probability.
     deviation
-        Of the initial weights.
+        Standard deviation of the initial weights.
     """
 
     def __init__(
@@ -73,11 +73,11 @@ class ElasticBert(ExitNetwork):
     Parameters
     ----------
     configuration
-        Of the encoder, at the size and depth at hand.
+        Configuration of the encoder, at the size and depth of this network.
     exits
-        The layers, from 1, with a head.
+        The layers with a head, counted from 1.
     num_classes
-        Width of the output.
+        Number of classes.
     """
 
     answers_at_once = 64
@@ -114,14 +114,14 @@ class ElasticBert(ExitNetwork):
         return logits
 
     def _encode(self, inputs: Tensor, **options: bool) -> Any:  # noqa: ANN401 - the library's own record
-        # A tensor without values has no padding that could be looked for.
+        # A tensor on the meta device has no values to compare with the padding.
         mask = None if inputs.is_meta else (inputs != PADDING).long()
         return self.bert(input_ids=inputs, attention_mask=mask, **options)
 
 
 @dataclass(frozen=True)
 class BertSize:
-    """A network that begins at random."""
+    """The size of a randomly initialised network."""
 
     layers: int
     hidden: int
@@ -152,18 +152,18 @@ Configuration = Callable[[int, int], "BertConfig"]
 def build_bert(
     configuration: Configuration, input_shape: tuple[int, ...], num_classes: int, shape: Shape
 ) -> ElasticBert:
-    """Build BERT.
+    """Build BERT in a given shape.
 
     Parameters
     ----------
     configuration
-        Of the whole network.
+        Configuration of the whole network.
     input_shape
-        Most tokens of a text, and the size of the vocabulary.
+        The largest number of tokens of a text, and the size of the vocabulary.
     num_classes
-        Width of the output.
+        Number of classes.
     shape
-        Which of it there is.
+        Width and exits of the submodel.
     """
     length, vocabulary = input_shape
     part = copy.deepcopy(configuration(length, vocabulary))
@@ -212,9 +212,9 @@ def _design(size: BertSize) -> ElasticDesign:
 
 BERT_BASE = BertSize(layers=12, hidden=768, heads=12, intermediate=3072)
 BERT_TINY = _design(BertSize(layers=6, hidden=64, heads=4, intermediate=256, deviation=0.08))
-"""Small enough to learn from nothing on a CPU.
+"""Small enough to be trained from scratch on a CPU.
 
-BERT's own deviation is for layers of 768; as narrow a network as this hardly learns with it at first.
+BERT's initial deviation is meant for layers of 768 units; so narrow a network hardly learns with it at first.
 """
 
 
@@ -222,7 +222,7 @@ BERT's own deviation is for layers of 768; as narrow a network as this hardly le
 
 
 def _in_parts(name: str, size: int, parts: int) -> Channels:
-    """Name as many groups as there are heads, so that the leading part of each is kept."""
+    """Return as many groups as there are heads, so that the leading part of each is kept."""
     return reduce(add, (Channels.of(f"{name}.{part}", size // parts) for part in range(parts)))
 
 
@@ -266,7 +266,7 @@ def _state(module: nn.Module, **axes: Axes) -> None:
 
 
 def _configuration_of(place: str) -> "BertConfig":
-    """Read a checkpoint's configuration, and refuse one that submodels cannot be cut from."""
+    """Read a checkpoint's configuration; refuse those from which submodels cannot be cut."""
     from transformers import AutoConfig
 
     setting = f'pretrained = "{place}"'
@@ -293,12 +293,12 @@ def _configuration_of(place: str) -> "BertConfig":
 
 
 def _as_pretrained(place: str, configuration: "BertConfig", length: int, vocabulary: int) -> "BertConfig":
-    """Return a checkpoint's configuration if texts fit it.
+    """Return a checkpoint's configuration after checking that the texts fit it.
 
     Raises
     ------
     ValueError
-        If they are longer than its positions, or have more pieces than it knows.
+        If texts are longer than its positions, or the vocabulary is larger than its embedding.
     """
     if length > configuration.max_position_embeddings:
         raise ValueError(

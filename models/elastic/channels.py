@@ -1,4 +1,4 @@
-"""Named channels: what a width cuts, and what submodels of unequal width have in common."""
+"""Named channels: they say what a width cuts, and what submodels of unequal width share."""
 
 import math
 from collections.abc import Mapping
@@ -12,16 +12,15 @@ _ROUNDING = 1e-9  # 0.29 · 100 is 28.999…96 in binary
 
 @dataclass(frozen=True)
 class Channels:
-    """One dimension of a parameter: a run of named groups of channels, in their order.
+    """One dimension of a parameter: a sequence of named groups of channels.
 
-    A group is what is cut as one. Wherever its name appears, in whichever parameter, the same of its
-    channels are kept. A concatenation of features is the sum of their channels, so that what is kept of
-    it is what is kept of each part.
+    A group is cut as one: the same of its channels are kept in every parameter in which its name appears. The
+    channels of concatenated features are the sum of their channels, so that each part is cut on its own.
 
     Parameters
     ----------
     groups
-        Name and size of each group, at the width of the network at hand.
+        Name and size of each group, at the width of this network.
     """
 
     groups: tuple[tuple[str, int], ...]
@@ -34,27 +33,27 @@ class Channels:
 
     @classmethod
     def of(cls, name: str, size: int) -> Self:
-        """Name one group of a size that no width changes, as the classes or an image's channels."""
+        """Return a single group of a given name and size."""
         return cls(((name, size),))
 
 
 def scaled(size: int, width: float) -> int:
-    """Return ⌊size · width⌋, at least 1: how many of ``size`` channels a width keeps."""
+    """Return ⌊size · width⌋, at least 1: the number of channels that a width keeps."""
     return max(1, math.floor(size * width + _ROUNDING))
 
 
 Axes = tuple[Channels | None, ...]
-"""A parameter's dimensions; ``None`` for one that has no channels, as a kernel's height."""
+"""A parameter's dimensions; ``None`` for one without channels, such as a kernel's height."""
 
 
 def axes_of(model: nn.Module) -> dict[str, Axes]:
-    """Return the axes of every parameter that is an elastic network's own, by the parameter's name.
+    """Return the axes of every trainable or carried parameter of an elastic network, by its name.
 
     Raises
     ------
     ValueError
-        If a parameter has no axes, or axes that do not fit its shape. The layers of
-        ``models.elastic.layers`` state theirs.
+        If a parameter has no axes, or axes that do not fit its shape. Layers of
+        ``models.elastic.layers`` define theirs.
     """
     axes: dict[str, Axes] = {}
     for prefix, module in model.named_modules():
@@ -63,15 +62,16 @@ def axes_of(model: nn.Module) -> dict[str, Axes]:
     own = run_parameters(model)
     for name, parameter in own.items():
         if name not in axes:
-            raise ValueError(f"parameter {name!r} states no axes; build it of models.elastic.layers")
+            raise ValueError(f"parameter {name!r} has no axes; use the layers of models.elastic.layers")
         _require_fit(name, tuple(parameter.shape), axes[name])
     return {name: axes[name] for name in own}
 
 
 def run_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Return the parameters that belong to a run, by name: those that learn, and those that it carries.
+    """Return the parameters that belong to a run, by name: the trainable and the carried ones.
 
-    A module names the latter in ``carried``: no step changes them, but the server does, between rounds.
+    A module lists the latter in ``carried``: training does not change them, but the server does between
+    rounds.
     """
     carried = {
         f"{prefix}.{name}"

@@ -51,9 +51,9 @@ def build_cnn(image_shape: tuple[int, ...], num_classes: int, shape: Shape) -> E
     image_shape
         Channels, height and width; each side at least 8.
     num_classes
-        Width of the output.
+        Number of classes.
     shape
-        Which of it there is.
+        Width and exits of the submodel.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""What a submodel costs: parameters, and multiply-accumulates (MACs) an input."""
+"""The cost of a submodel: parameters, and multiply-accumulates (MACs) per input."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,9 +15,9 @@ class Cost:
     """The cost of one shape of a network."""
 
     parameters: int
-    """Numbers it learns, and so sends."""
-    flops: tuple[int, ...]
-    """MACs of one input up to each exit, the heads passed on the way included."""
+    """Trainable parameters, which are also what is sent."""
+    macs: tuple[int, ...]
+    """MACs of one input up to each exit, including the heads of earlier exits."""
 
     @property
     def bytes(self) -> int:
@@ -27,17 +27,40 @@ class Cost:
 
 @lru_cache(maxsize=4096)
 def parameters_of(design: ElasticDesign, input_shape: tuple[int, ...], num_classes: int, shape: Shape) -> int:
-    """Return how many numbers a shape learns."""
+    """Return the number of trainable parameters of a submodel.
+
+    Parameters
+    ----------
+    design
+        The elastic network.
+    input_shape
+        Shape of one input.
+    num_classes
+        Number of classes.
+    shape
+        Width and exits of the submodel.
+    """
     model = design.on_meta(input_shape, num_classes, shape)
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
 @lru_cache(maxsize=4096)
-def flops_of(design: ElasticDesign, input_shape: tuple[int, ...], num_classes: int, shape: Shape) -> int:
-    """Return the MACs of one input through all exits of a shape, of a text at its full length.
+def macs_of(design: ElasticDesign, input_shape: tuple[int, ...], num_classes: int, shape: Shape) -> int:
+    """Return the MACs of one input through all exits of a submodel; a text has its full length.
 
-    Convolutions and fully connected layers are counted, each multiply-accumulate as one, as papers do
-    (PyTorch's own counter says two).
+    Convolutions and fully connected layers are counted, each multiply-accumulate as one, as is usual in
+    papers (PyTorch's own counter counts two operations).
+
+    Parameters
+    ----------
+    design
+        The elastic network.
+    input_shape
+        Shape of one input.
+    num_classes
+        Number of classes.
+    shape
+        Width and exits of the submodel.
     """
     from torch.utils.flop_counter import FlopCounterMode  # takes a second, and no round needs it
 
@@ -49,10 +72,22 @@ def flops_of(design: ElasticDesign, input_shape: tuple[int, ...], num_classes: i
 
 
 def cost_of(design: ElasticDesign, input_shape: tuple[int, ...], num_classes: int, shape: Shape) -> Cost:
-    """Return what a shape costs."""
+    """Return the cost of a submodel.
+
+    Parameters
+    ----------
+    design
+        The elastic network.
+    input_shape
+        Shape of one input.
+    num_classes
+        Number of classes.
+    shape
+        Width and exits of the submodel.
+    """
     upto = [Shape(shape.width, shape.exits[: last + 1]) for last in range(len(shape.exits))]
-    flops = tuple(flops_of(design, input_shape, num_classes, part) for part in upto)
-    return Cost(parameters_of(design, input_shape, num_classes, shape), flops)
+    macs = tuple(macs_of(design, input_shape, num_classes, part) for part in upto)
+    return Cost(parameters_of(design, input_shape, num_classes, shape), macs)
 
 
 def _one_input(design: ElasticDesign, input_shape: tuple[int, ...]) -> torch.Tensor:

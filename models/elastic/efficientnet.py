@@ -71,7 +71,17 @@ def _convolution(
 
 
 class SqueezeExcitation(nn.Module):
-    """Weigh each channel by what all channels' means say (Hu et al. 2018, section 3)."""
+    """Squeeze-and-excitation: scale channels by a function of all channels' means (Hu et al. 2018).
+
+    Parameters
+    ----------
+    channels
+        Input and output channels.
+    squeezed
+        Channels of the bottleneck.
+    width
+        The network's width.
+    """
 
     def __init__(self, channels: Channels, squeezed: Channels, width: float) -> None:
         super().__init__()
@@ -85,7 +95,7 @@ class SqueezeExcitation(nn.Module):
 
 
 class StochasticDepth(nn.Module):
-    """In training, leave out the residual of some images and make up for it (Huang et al. 2016)."""
+    """In training, drop the residual of some images at random and rescale the others (Huang et al. 2016)."""
 
     def __init__(self, rate: float) -> None:
         super().__init__()
@@ -100,20 +110,20 @@ class StochasticDepth(nn.Module):
 
 
 class MobileBlock(nn.Module):
-    """An inverted residual block: expand, filter each channel, weigh the channels, project.
+    """An inverted residual block: expansion, depthwise convolution, squeeze-and-excitation, projection.
 
     Parameters
     ----------
     inputs, outputs
-        The channels that come and go; where they are the same, the block adds to them.
+        Input and output channels; if they are the same and the stride is 1, there is a residual connection.
     stage
-        What kind it is.
+        The stage that the block belongs to.
     stride
         The stage's, or 1.
     name
-        Prefix of the names of the channels inside.
+        Prefix of the names of the block's inner channels.
     drop_rate
-        How likely training leaves it out.
+        Probability with which training drops the block.
     width
         The network's width.
     """
@@ -150,7 +160,17 @@ class MobileBlock(nn.Module):
 
 
 class LastHead(nn.Module):
-    """B4's own end: a 1x1 convolution, the mean over positions, dropout and a fully connected layer."""
+    """B4's own head: a 1x1 convolution, global average pooling, dropout and a fully connected layer.
+
+    Parameters
+    ----------
+    inputs
+        Channels of the last block.
+    num_classes
+        Number of classes.
+    width
+        The network's width.
+    """
 
     def __init__(self, inputs: Channels, num_classes: int, width: float) -> None:
         super().__init__()
@@ -174,9 +194,9 @@ def build_efficientnet_b4(image_shape: tuple[int, ...], num_classes: int, shape:
     image_shape
         Channels, height and width. The network fits any height and width.
     num_classes
-        Width of the output.
+        Number of classes.
     shape
-        Which of it there is.
+        Width and exits of the submodel.
     """
     width = shape.width
     stem = Channels.of("stem", scaled(STEM_CHANNELS, width))

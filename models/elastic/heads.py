@@ -1,4 +1,4 @@
-"""Exits that several networks have: a linear end, and convolutions before it."""
+"""Heads that several networks use: a linear classifier, optionally after convolutions."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -11,7 +11,7 @@ from models.elastic.network import class_outputs
 
 
 class LinearHead(nn.Module):
-    """The mean over positions, then a fully connected layer: a residual network's usual end."""
+    """Global average pooling, then a fully connected layer: a residual network's usual head."""
 
     def __init__(self, inputs: Channels, num_classes: int) -> None:
         super().__init__()
@@ -31,17 +31,17 @@ class ExitHead(nn.Module):
     Parameters
     ----------
     inputs
-        The channels that come.
+        Input channels.
     sizes
-        How many channels each convolution makes, at the width at hand.
+        Output channels of each convolution, already scaled by the width.
     num_classes
         Width of the output.
     name
-        Prefix of the names of the channels it makes.
+        Prefix of the names of its channels.
     width
         The network's width.
     stride
-        Of each convolution.
+        Stride of each convolution.
     """
 
     def __init__(

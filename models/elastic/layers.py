@@ -1,4 +1,4 @@
-"""The layers elastic networks are made of: PyTorch's own, each of which states its parameters' axes."""
+"""The layers of elastic networks: PyTorch's own, with named channels on each axis of their parameters."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -9,20 +9,20 @@ from models.elastic.channels import Axes, Channels
 class ElasticConv2d(nn.Conv2d):
     """A convolution between named channels.
 
-    Its result is divided by the network's width, as HeteroFL's scaler does (Diao et al. 2021, section 3),
-    so that the same weights serve all widths. The weights are divided in place of the activations, of
-    which there are far more.
+    Its output is divided by the network's width, like HeteroFL's scaler (Diao et al. 2021, section 3), so
+    that the same weights work at every width. The division is applied to the weights, as there are far fewer
+    of them than activations.
 
     Parameters
     ----------
     inputs, outputs
-        The channels that come and go.
+        Input and output channels.
     kernel_size, stride
         As in ``nn.Conv2d``. The padding is half the kernel.
     width
         The network's width w in (0, 1].
     depthwise
-        One filter a channel, ``inputs`` being ``outputs``.
+        Whether there is one filter per channel; ``outputs`` must then be ``inputs``.
     bias
         Whether it has a bias; it is not divided.
     """
@@ -57,7 +57,7 @@ class ElasticConv2d(nn.Conv2d):
 class ElasticBatchNorm2d(nn.BatchNorm2d):
     """Batch norm over named channels.
 
-    Its running statistics are no parameters: they belong to one width and are never shared between
+    Its running statistics are not parameters: they are valid for one width only and are not shared between
     levels, see ``models.elastic.norms``.
     """
 
@@ -77,7 +77,17 @@ class ElasticLinear(nn.Linear):
 def convolution(
     inputs: Channels, outputs: Channels, kernel_size: int = 3, stride: int = 1, *, width: float
 ) -> nn.Sequential:
-    """Return a convolution, its batch norm and ReLU."""
+    """Return a convolution, batch norm and ReLU.
+
+    Parameters
+    ----------
+    inputs, outputs
+        Input and output channels.
+    kernel_size, stride
+        As in ``nn.Conv2d``.
+    width
+        The network's width in (0, 1].
+    """
     return nn.Sequential(
         ElasticConv2d(inputs, outputs, kernel_size, stride, width=width),
         ElasticBatchNorm2d(outputs),

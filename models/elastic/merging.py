@@ -1,4 +1,4 @@
-"""The mean of unequal submodels, coordinate by coordinate, taken as they arrive."""
+"""The mean of unequal submodels, coordinate by coordinate, updated as they arrive."""
 
 from collections.abc import Collection, Mapping
 
@@ -9,23 +9,23 @@ from models.aggregation import Places
 
 
 class SliceMean:
-    """Merges submodels: each coordinate becomes the mean over those that cover it.
+    """Merges submodels: each coordinate becomes the mean over the submodels that contain it.
 
-    Coordinates that none covers keep their value. (ScaleFL, section 3.3; HeteroFL, equation 2.)
+    Coordinates that no submodel contains keep their value. (ScaleFL, section 3.3; HeteroFL, equation 2.)
 
-    It owns one float64 sum a parameter, and of each submodel only where it lies (a few indices) and its
-    weight: no weights are kept, however many clients there are. The sums are exact, and so independent of
-    the order of arrival to the last bit, within the bounds that ``models.WeightedMean`` derives: the
-    quotient is taken in float64 and rounded once.
+    It keeps one float64 sum per parameter, and of each submodel only its indices and its weight, never its
+    parameters. The sums are exact, and so independent of the order of arrival to
+    the last bit, within the bounds that ``models.WeightedMean`` derives: the quotient is computed in float64
+    and rounded once.
 
     Parameters
     ----------
     whole
         The network's parameters before the round, by name: floating-point CPU tensors. They are read
-        again at the end, and never changed.
+        again at the end and never modified.
     padded
-        Names of parameters in which a coordinate that a submodel lacks, of a parameter that it has, counts
-        as zero.
+        Names of parameters for which a coordinate that a submodel lacks counts as zero, provided that the
+        submodel has the parameter.
     """
 
     def __init__(self, whole: Mapping[str, Tensor], padded: Collection[str] = ()) -> None:
@@ -36,28 +36,28 @@ class SliceMean:
 
     @property
     def total_weight(self) -> int:
-        """The weights added so far, together; 0 if there are none."""
+        """Sum of the weights added so far."""
         return sum(weight for _, weight in self._weights.values())
 
     def add(self, part: Mapping[str, Tensor], where: Places, weight: int = 1, client: str = "") -> None:
-        """Take in one submodel.
+        """Add one submodel.
 
         Parameters
         ----------
         part
             Its parameters by name.
         where
-            Where they lie in the whole.
+            Their indices in the whole network.
         weight
             At least 1: 1 for the paper's unweighted mean, or a number of samples.
         client
-            Whose it is, which changes nothing.
+            The client's name; it has no influence.
 
         Raises
         ------
         ValueError
             When the weight is below 1, or a tensor is missing, unexpected or of another shape or dtype
-            than its place. Nothing is then changed.
+            than its place. Nothing is changed in that case.
         """
         if weight < 1:
             raise ValueError(f"weight = {weight}: must be at least 1")

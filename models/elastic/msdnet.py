@@ -1,7 +1,7 @@
 """Multi-scale dense networks for CIFAR's images (Huang et al. 2018) with exits, as ScaleFL trains them.
 
-Every layer keeps features at three scales, of which an exit reads the coarsest. So what a layer works
-out at a finer scale serves the layers after it only, and a network that ends early does without some of it.
+Every layer computes features at three scales; an exit reads the coarsest. Features at the finer scales are
+only used by later layers, so a network that ends early omits some of them.
 """
 
 import math
@@ -20,14 +20,24 @@ from models.elastic.network import ElasticDesign, ElasticNetwork, Shape, image_c
 BASE = 16
 GROWTH = 6
 SCALE_FACTORS = (1, 2, 4)
-"""Times the numbers above, at each scale from the finest; and times its outputs, a bottleneck's width."""
+"""Factor on ``BASE`` and ``GROWTH`` at each scale, from the finest, and on a bottleneck's width."""
 EXIT_CHANNELS = 128
 _EXIT_CONVOLUTIONS = 2
 _COARSEST = len(SCALE_FACTORS) - 1
 
 
 class Stem(nn.Module):
-    """The first features at each scale: every scale is worked out from the one before."""
+    """The first features at each scale, each computed from the next finer one.
+
+    Parameters
+    ----------
+    channels
+        Output channels, by scale.
+    images
+        Channels of the images.
+    width
+        The network's width.
+    """
 
     def __init__(self, channels: Mapping[int, Channels], images: Channels, width: float) -> None:
         super().__init__()
@@ -47,9 +57,22 @@ class Stem(nn.Module):
 
 
 class ScaleGrowth(nn.Module):
-    """What one layer adds at one scale: new channels from the scale itself and from the next finer.
+    """The new channels of one layer at one scale, computed from that scale and from the next finer one.
 
-    Where there is no finer scale, all come from the scale itself; else one half from each.
+    One half comes from each; without a finer scale, all come from the scale itself.
+
+    Parameters
+    ----------
+    name
+        Prefix of the names of the new channels.
+    scale
+        The scale, 0 being the finest.
+    inputs
+        Input channels, by scale.
+    growth
+        New channels at scale 0.
+    width
+        The network's width.
     """
 
     def __init__(
@@ -87,16 +110,16 @@ def _bottleneck(inputs: Channels, outputs: Channels, factor: int, stride: int, w
 
 
 class DenseLayer(nn.Module):
-    """One layer of all scales that remain, and a transition after it where the finest has been dropped.
+    """One layer at all remaining scales, followed by a transition if the finest scale was dropped.
 
     Parameters
     ----------
     name
-        Prefix of the names of the channels it makes.
+        Prefix of the names of its channels.
     inputs
-        Channels of the features that come, by their scale.
+        Input channels, by scale.
     finest
-        The finest scale that it passes on.
+        The finest scale that it outputs.
     growth
         New channels at scale 0.
     transition
@@ -157,9 +180,9 @@ def build_msdnet(layers: int, image_shape: tuple[int, ...], num_classes: int, sh
     image_shape
         Channels, height and width. The network fits any height and width.
     num_classes
-        Width of the output.
+        Number of classes.
     shape
-        Which of it there is.
+        Width and exits of the submodel.
     """
     width = shape.width
     channels = {
@@ -186,7 +209,7 @@ def build_msdnet(layers: int, image_shape: tuple[int, ...], num_classes: int, sh
 
 
 def _finest_scale(layer: int, layers: int) -> int:
-    """Return the finest scale that the whole network's layer passes on; layer 0 is the stem."""
+    """Return the finest scale that a layer of the whole network outputs; layer 0 is the stem."""
     return max(0, layer - 1) // math.ceil(layers / len(SCALE_FACTORS))
 
 

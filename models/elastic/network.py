@@ -1,4 +1,4 @@
-"""What every elastic network is: something that answers at several exits, as a stem, blocks and heads do."""
+"""Elastic networks: networks with several exits, usually made of a stem, blocks and heads."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +14,7 @@ from models.elastic.channels import Channels
 
 @dataclass(frozen=True)
 class Shape:
-    """How much of a network there is: its width, and the blocks with an exit, of which the last ends it.
+    """The size of a submodel: its width, and the numbers of the blocks with an exit, up to the last block.
 
     Raises
     ------
@@ -26,28 +26,28 @@ class Shape:
     exits: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        """Refuse what no network can be."""
+        """Refuse impossible widths and exits."""
         if not 0 < self.width <= 1:
             raise ValueError(f"width {self.width}: must be above 0 and at most 1")
         ascending = all(a < b for a, b in pairwise(self.exits))
         if not self.exits or self.exits[0] < 1 or not ascending:
-            raise ValueError(f"exits {self.exits}: must be block numbers, from 1, that ascend")
+            raise ValueError(f"exits {self.exits}: must be increasing block numbers, from 1")
 
     @property
     def depth(self) -> int:
-        """How many blocks there are."""
+        """Number of blocks."""
         return self.exits[-1]
 
 
 class ExitNetwork(nn.Module, ABC):
-    """A network that can answer at several exits.
+    """A network with several exits, each of which returns logits.
 
-    Parameters that need no gradient are frozen: every party has them already, so they are neither cut nor
-    sent, see ``models.learned_state``.
+    Parameters without gradients are frozen. Every party has them already, so they are neither cut nor sent,
+    see ``models.learned_state``.
     """
 
     answers_at_once: int = 500
-    """How many inputs it is given at most where nothing is learned: few where one takes much memory."""
+    """Largest batch in evaluation; small for networks that need much memory per input."""
 
     @abstractmethod
     def exits(self, inputs: Tensor) -> list[Tensor]:
@@ -58,24 +58,24 @@ class ExitNetwork(nn.Module, ABC):
         return self.exits(inputs)[-1]
 
     def own_loss(self) -> Tensor | None:
-        """Return what the last batch in training adds to the loss, once; most networks add nothing."""
+        """Return an extra loss term for the last training batch, once; None for most networks."""
         return None
 
 
 class ElasticNetwork(ExitNetwork):
     """A stem, blocks, and a head after some of the blocks.
 
-    A block's number starts at 1. What a block passes on may be a tensor or any structure that the next
-    block and the heads understand, as MSDNet's features at several scales.
+    Blocks are numbered from 1. A block's output may be a tensor or any structure that the next block and the
+    heads accept, such as MSDNet's features at several scales.
 
     Parameters
     ----------
     stem
-        Turns inputs into the first block's input.
+        Maps inputs to the input of the first block.
     blocks
-        Those that there are: a shallower network simply has fewer.
+        The network's blocks; a shallower network has fewer.
     heads
-        By the number of the block they follow, the last block among them; each returns logits.
+        By the number of the block they follow; each returns logits. The last block has one.
     """
 
     def __init__(self, stem: nn.Module, blocks: Sequence[nn.Module], heads: Mapping[int, nn.Module]) -> None:
@@ -97,7 +97,7 @@ class ElasticNetwork(ExitNetwork):
         return logits
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Map a batch to the last exit's logits ``(batch, classes)``, passing the early exits by."""
+        """Map a batch to the last exit's logits ``(batch, classes)``, without computing the early exits."""
         features = self.stem(inputs)
         for block in self.blocks:
             features = block(features)
@@ -113,23 +113,23 @@ Reads = Literal["images", "texts"]
 
 @dataclass(frozen=True)
 class ElasticDesign:
-    """A kind of elastic network, of which shapes are built.
+    """An elastic network from which submodels of any shape can be built.
 
     Parameters
     ----------
     build
-        The builder.
+        Builds the network in a given shape.
     depth
-        Blocks of the whole network.
+        Number of blocks of the whole network.
     preset
-        The levels' shapes that its source gives, or that were found good; the last is the whole.
+        The default shape of each level, from the paper or from a search; the last is the whole network.
     first_exit
         The first block that can have an exit.
     reads
-        What its inputs are.
+        The kind of its inputs.
     initial
-        Returns pretrained parameters of the whole network, by name; parameters it does not name begin at
-        random, as all do without it.
+        Returns pretrained parameters of the whole network, by name; all other parameters are initialised
+        randomly. None: there are no pretrained ones.
     """
 
     build: ElasticBuilder
@@ -144,7 +144,17 @@ class ElasticDesign:
         return Shape(1.0, (self.depth,))
 
     def on_meta(self, input_shape: tuple[int, ...], num_classes: int, shape: Shape) -> ExitNetwork:
-        """Build a network that takes no memory, to ask what it would hold."""
+        """Build a network on torch's meta device, without memory, to inspect its parameters and its cost.
+
+        Parameters
+        ----------
+        input_shape
+            Shape of one input.
+        num_classes
+            Number of classes.
+        shape
+            Width and exits.
+        """
         with torch.device("meta"):
             return self.build(input_shape, num_classes, shape)
 

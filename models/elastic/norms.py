@@ -1,9 +1,8 @@
-"""Running statistics of batch norms: forgotten while submodels are trained, found anew before they are used.
+"""Running statistics of batch norms: dropped while submodels are trained, recomputed before they are used.
 
-Statistics of activations do not average across widths, so no method that merges submodels lets them
-travel. A network trains with the statistics of its batches; before it answers in eval mode, it sees some
-inputs that are neither its test nor labelled, and keeps the statistics of these (static batch norm, Diao
-et al. 2021, section 3).
+Statistics of activations cannot be averaged across widths, so methods that merge submodels never send them. A
+network trains with the statistics of its batches. Before it is used in eval mode, its statistics are computed
+from inputs that need no labels and are not its test data (static batch norm, Diao et al. 2021, section 3).
 """
 
 from collections.abc import Iterable
@@ -14,16 +13,16 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 CALIBRATION_BATCH = 500
-"""Most inputs in a batch whose statistics enter the mean."""
+"""Largest batch for computing statistics."""
 
 
 def has_norms(model: nn.Module) -> bool:
-    """Tell whether a network has batch norms, and so needs statistics before it answers."""
+    """Tell whether a network has batch norms, and so needs statistics in eval mode."""
     return bool(_norms(model))
 
 
 def forget_statistics(model: nn.Module) -> None:
-    """Drop the running statistics: they leave the state dict, and every mode uses the batch's own."""
+    """Remove the running statistics, also from the state dict; every mode then uses the batch's own."""
     for norm in _norms(model):
         norm.track_running_stats = False
         norm.running_mean = norm.running_var = norm.num_batches_tracked = None
@@ -40,15 +39,15 @@ def track_statistics(model: nn.Module) -> None:
 
 @torch.no_grad()
 def recalibrate(model: nn.Module, batches: Iterable[Tensor]) -> None:
-    """Set the running statistics to those of some inputs, the plain mean over the batches.
+    """Set the running statistics to the unweighted mean over batches of inputs.
 
-    A network without batch norms has none, and stays as it is.
+    A network without batch norms is left unchanged.
 
     Parameters
     ----------
     batches
-        Of inputs, on the model's device. Their sizes are nearly equal, for all have the same weight, and the
-        first has at least two inputs.
+        Batches of inputs, on the model's device. They should be of nearly equal size, as all have the same
+        weight; the first must have at least two inputs.
 
     Raises
     ------
@@ -66,7 +65,7 @@ def recalibrate(model: nn.Module, batches: Iterable[Tensor]) -> None:
     momenta = [norm.momentum for norm in norms]
     was_training = model.training
     _set(norms, [None] * len(norms))  # a plain mean over the batches
-    model.eval()  # as it will answer, nothing dropped at random
+    model.eval()  # as in evaluation, without dropout
     for norm in norms:
         norm.train()
     try:
@@ -78,7 +77,7 @@ def recalibrate(model: nn.Module, batches: Iterable[Tensor]) -> None:
 
 
 def _answer(model: nn.Module, batch: Tensor) -> None:
-    """Send a batch through all of the model: an elastic network's ``forward`` passes its early exits by."""
+    """Run a batch through the whole model: an elastic network's ``forward`` skips its early exits."""
     exits = getattr(model, "exits", model)
     exits(batch)
 

@@ -1,4 +1,4 @@
-"""Levels: which width and depth fit a budget (ScaleFL, section 3.1)."""
+"""Search for the width and depth of each level that fit a budget (ScaleFL, section 3.1)."""
 
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
@@ -10,7 +10,7 @@ Cut = Literal["both", "width", "depth"]
 """What is cut: width and depth (ScaleFL), width alone (HeteroFL), depth alone (DepthFL)."""
 
 CostFunction = Callable[[float, int], float]
-"""What a network of a width costs that ends with an exit after a block, in any unit."""
+"""Maps a width and the number of the last block to the cost of that network, in any unit."""
 
 WIDTH_STEP = 0.05
 FINE_WIDTH_STEP = 0.01
@@ -23,20 +23,21 @@ def search(
 ) -> tuple[Shape, ...]:
     """Find the levels' shapes for budgets that are shares of the whole network's cost.
 
-    Of the (exit, width) whose cost is within a tenth of the budget, a level takes those whose share of the
-    depth and of the width are most alike; where none is, or width or depth alone is cut, the one of the
-    nearest cost. Levels nest: exits ascend, widths do not descend. A level's cost counts its last exit alone.
+    Among all pairs (exit, width) whose cost is within 10 % of the budget, a level gets the pair with the most
+    similar shares of depth and width. If there is none, or only width or depth is cut, it gets the pair of
+    the nearest cost. Levels are nested: exits increase, widths do not decrease. Only a level's last exit
+    counts in its cost.
 
     Parameters
     ----------
     cost
-        Ascends with the width and with the exit's block.
+        Increases with the width and with the last block.
     design
-        Says how many blocks there are, and which can be the first exit.
+        The network: its number of blocks, and the first block that can have an exit.
     budgets
-        Shares in (0, 1] that ascend, the last alone 1: the whole network.
+        Increasing shares in (0, 1]; only the last is 1, the whole network.
     cut
-        What may be cut.
+        Whether width, depth or both are cut.
 
     Raises
     ------
@@ -66,9 +67,20 @@ def search(
 def reshaped(
     levels: Sequence[Shape], cost: CostFunction, design: ElasticDesign, cut: Cut
 ) -> tuple[Shape, ...]:
-    """Return levels that cost what the given ones cost, but are cut in width or in depth alone.
+    """Return levels with the cost of the given ones that are cut in width alone or in depth alone.
 
-    So relatives that cut otherwise are compared on the same devices.
+    Methods that cut in different ways can thus be compared on the same devices.
+
+    Parameters
+    ----------
+    levels
+        The levels' shapes, the smallest first.
+    cost
+        Increases with the width and with the last block.
+    design
+        The network.
+    cut
+        Whether width, depth or both are cut; for both, the levels are returned unchanged.
     """
     if cut == "both":
         return tuple(levels)

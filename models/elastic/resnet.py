@@ -21,7 +21,17 @@ _EXIT_CONVOLUTIONS = 3
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut, a projection where the channels change (option B)."""
+    """Two 3x3 convolutions and a shortcut, which is a projection where the channels change (option B).
+
+    Parameters
+    ----------
+    inputs, inner, outputs
+        Channels before, between and after the convolutions.
+    stride
+        Stride of the first convolution.
+    width
+        The network's width.
+    """
 
     def __init__(
         self, inputs: Channels, inner: Channels, outputs: Channels, stride: int, width: float
@@ -55,9 +65,9 @@ def build_resnet(
     image_shape
         Channels, height and width. The network fits any height and width.
     num_classes
-        Width of the output.
+        Number of classes.
     shape
-        Which of it there is.
+        Width and exits of the submodel.
     """
     stages = [Channels.of(f"stage{i}", scaled(size, shape.width)) for i, size in enumerate(STAGE_WIDTHS, 1)]
     outputs = [stage for stage, blocks in zip(stages, blocks_a_stage, strict=True) for _ in range(blocks)]

@@ -1,4 +1,4 @@
-"""Which part of a network a submodel is: index maps, and how a part is cut out."""
+"""Index maps: which part of a network a submodel is, and how it is cut out."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from copy import copy
@@ -13,19 +13,29 @@ from models.elastic.channels import Axes, Channels
 from protocol.randomness import derive_seed, torch_generator
 
 IndexPolicy = Callable[[str, int, int], Tensor]
-"""Maps a group's name, its whole size and how many channels are kept to the places kept, int64."""
+"""Maps a group's name, its whole size and the number of channels to keep to the kept indices, int64."""
 
 
 PolicyKind = Literal["leading", "rolling", "random"]
 
 
 def leading(group: str, whole: int, kept: int) -> Tensor:
-    """Keep the first channels (HeteroFL, ScaleFL)."""
+    """Keep the first channels (HeteroFL, ScaleFL).
+
+    Parameters
+    ----------
+    group
+        The group's name; it has no influence.
+    whole
+        Size of the group in the whole network; it has no influence.
+    kept
+        Number of channels to keep.
+    """
     return torch.arange(kept)
 
 
 def rolling(round: int) -> IndexPolicy:
-    """Keep a window that moves on by one channel a round and wraps around (FedRolex, section 3)."""
+    """Keep a window that moves by one channel per round and wraps around (FedRolex, section 3)."""
 
     def window(group: str, whole: int, kept: int) -> Tensor:
         return (torch.arange(kept) + round) % whole
@@ -34,7 +44,17 @@ def rolling(round: int) -> IndexPolicy:
 
 
 def scattered(seed: int, round: int, client: str) -> IndexPolicy:
-    """Keep channels drawn at random for a client in a round (Federated Dropout, Caldas et al. 2018)."""
+    """Keep channels drawn at random for a client in a round (Federated Dropout, Caldas et al. 2018).
+
+    Parameters
+    ----------
+    seed
+        The run's seed.
+    round
+        From 1.
+    client
+        The client's name.
+    """
 
     def draw(group: str, whole: int, kept: int) -> Tensor:
         generator = torch_generator(derive_seed(seed, f"channels {group}"), "dropout", round, client)
@@ -44,7 +64,19 @@ def scattered(seed: int, round: int, client: str) -> IndexPolicy:
 
 
 def index_policy(kind: PolicyKind, seed: int, round: int, client: str) -> IndexPolicy:
-    """Return the policy of a kind, for a client in a round."""
+    """Return the policy of a kind, for a client in a round.
+
+    Parameters
+    ----------
+    kind
+        Which channels are kept.
+    seed
+        The run's seed.
+    round
+        From 1.
+    client
+        The client's name.
+    """
     match kind:
         case "leading":
             return leading
@@ -55,10 +87,10 @@ def index_policy(kind: PolicyKind, seed: int, round: int, client: str) -> IndexP
 
 
 class SliceMap:
-    """Where each value of a submodel lies in the whole network.
+    """The indices of a submodel's parameters in the whole network's parameters.
 
-    Channels of a group that is kept whole stay in their order, whatever the policy: the classes and the
-    images' channels are such groups.
+    A group that is kept whole stays in its order, whatever the policy; the classes and the images' channels
+    are such groups.
 
     Parameters
     ----------
@@ -95,7 +127,7 @@ class SliceMap:
         return iter(self._indices)
 
     def only(self, names: Collection[str]) -> "SliceMap":
-        """Return where some of the parameters lie."""
+        """Return the map of some of the parameters."""
         some = copy(self)
         some._indices = {name: places for name, places in self._indices.items() if name in names}
         return some
@@ -105,7 +137,7 @@ class SliceMap:
         return self._indices[name]
 
     def is_view(self, name: str) -> bool:
-        """Tell whether the places are slices, so that indexing with them gives a view and no copy."""
+        """Tell whether the indices are slices, so that indexing returns a view and not a copy."""
         return all(isinstance(places, slice) for places in self._indices[name])
 
     def extract(self, whole: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -114,7 +146,7 @@ class SliceMap:
 
 
 class _Chosen:
-    """Asks the policy once a group, so that every parameter keeps the same channels of it."""
+    """Asks the policy once per group, so that every parameter keeps the same channels of the group."""
 
     def __init__(self, policy: IndexPolicy) -> None:
         self._policy = policy
@@ -145,9 +177,9 @@ def _fits(part: Channels, whole: Channels) -> bool:
 
 
 def _as_one(index: tuple[Index, ...]) -> tuple[Index, ...]:
-    """Return an index that selects every combination of the places along each dimension.
+    """Return an index that selects every combination of the indices along each dimension.
 
-    Two index tensors would be paired one to one, so they are laid out as an open mesh.
+    Two index tensors would be paired element by element, so they are reshaped to an open mesh.
     """
     if sum(isinstance(places, Tensor) for places in index) < 2:
         return index

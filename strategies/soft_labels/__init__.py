@@ -1,9 +1,10 @@
-"""Methods that share soft labels on public samples: SCARLET; DS-FL is its exchange without a cache.
+"""Methods that share soft labels on public samples: SCARLET, and DS-FL, which is the same without a cache.
 
-A round is one message and one reply:
+In each round a client gets one message and sends one reply:
 
-- ``cache.py``: labels are reused for D rounds; which ones, server and clients derive alike;
-- ``server.py``: ask only for what is not fresh, merge the predictions, sharpen (``scarlet.py``, ``dsfl.py``);
-- ``acknowledgements.py``: send each client only the labels it does not hold yet;
-- ``client.py``: distil on the last subset's labels → train → predict → evaluate.
+- ``cache.py``: labels are reused for D rounds; server and clients derive in the same way which labels;
+- ``server.py``: requests predictions where no label is fresh, merges them and sharpens them (``scarlet.py``,
+  ``dsfl.py``);
+- ``acknowledgements.py``: decides which labels a client lacks, as only these are sent;
+- ``client.py``: distil on the labels of the last subset → train → predict → evaluate.
 """

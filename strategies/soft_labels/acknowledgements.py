@@ -1,4 +1,4 @@
-"""What the server knows of each client's cache: only what that client has acknowledged."""
+"""The server's record of each client's cache: the labels that the client has acknowledged."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from strategies.soft_labels.cache import NOT_STORED, Indices, LabelCache, Labels
 
 @dataclass(frozen=True)
 class _Holding:
-    """Labels of one client, by sample: versions (int32) and hashes (uint64), shape (pool_size,)."""
+    """The labels that one client holds: versions (int32) and hashes (uint64), shape (pool_size,)."""
 
     versions: VersionArray
     hashes: NDArray[np.uint64]
@@ -21,7 +21,7 @@ class _Holding:
         return digest_of_hashes(self.hashes)
 
     def with_labels(self, labels: LabelsInUse, cache: LabelCache, stored: VersionArray) -> "_Holding":
-        """Return what a client holds that also got these labels and dropped what is not stored."""
+        """Return what the client holds once it received these labels and dropped those not stored any more."""
         versions, hashes = self.versions.copy(), self.hashes.copy()
         versions[labels.indices] = labels.versions
         hashes[labels.indices] = cache.hashes[labels.indices]
@@ -32,22 +32,22 @@ class _Holding:
 
 @dataclass(frozen=True)
 class Delivery:
-    """What one client needs in one exchange."""
+    """What one client is sent in one exchange."""
 
     sent: Indices
-    """Positions within the labels in use that the client lacks, ascending."""
+    """Positions, within the labels in use, of the labels that the client lacks, ascending."""
     base: bytes
-    """Digest of what the client is believed to hold now."""
+    """Digest of the labels that the client has acknowledged."""
     explicit: bool
-    """Whether the client is reset: it forgets its labels and gets all of them with explicit positions."""
+    """Whether the client is reset: it drops its labels and all are resent with explicit positions."""
 
 
 class Acknowledgements:
-    """For each client, by its lasting name: the labels that it has acknowledged.
+    """The labels that each client, known by its name, has acknowledged.
 
-    A downlink carries a label only where the acknowledged version differs from the one in use. That
-    one rule is the normal update, the catch-up after missed rounds, the late join and the recovery
-    after a lost cache. Beliefs change through the client's own replies alone.
+    A message contains a label only if the acknowledged version differs from the one in use. This one rule
+    covers the normal update, the catch-up after missed rounds, a late join and the recovery of a lost cache.
+    The record of a client only changes with that client's own replies.
     """
 
     def __init__(self, pool_size: int) -> None:
@@ -55,25 +55,48 @@ class Acknowledgements:
         self._held: dict[str, _Holding] = {}
         self._forgotten: set[str] = set()
         self._expected: dict[str, tuple[int, _Holding]] = {}
-        """Round of each client's last message, and what the client should hold after it."""
+        """Round of each client's last message, and the labels that the client should hold after it."""
 
     def deliver(
         self, client: str, round: int, labels: LabelsInUse, cache: LabelCache, stored: VersionArray
     ) -> Delivery:
-        """Decide what to send to a client, and remember what it should hold once it has it."""
+        """Decide which labels a client is sent, and record what it should hold afterwards.
+
+        Parameters
+        ----------
+        client
+            The client's name.
+        round
+            The round of the message.
+        labels
+            The labels in use.
+        cache
+            The server's labels.
+        stored
+            The stored version of each label, shape (pool_size,); others are dropped.
+        """
         held = self._holding(client)
         lacking = held.versions[labels.indices] != labels.versions
         self._expected[client] = (round, held.with_labels(labels, cache, stored))
         return Delivery(np.flatnonzero(lacking), held.digest(), client in self._forgotten)
 
     def acknowledge(self, client: str, round: int, digest: bytes, lost: bool) -> bool:
-        """Record what a client says it holds after an exchange; False if that is not as expected.
+        """Record what a client holds after an exchange; return False if its cache is out of step.
 
-        Nor is a client as expected that was ``lost``, whatever it holds: it could not tell what the
-        labels were that it was sent.
+        Only the reply to the client's last message counts. Replies to earlier messages, repeated replies and
+        replies to messages from before `forget` are ignored.
 
-        Only the client's last message counts. A reply to an earlier one, a second reply, or one to a
-        message from before the client was forgotten is ignored.
+        Parameters
+        ----------
+        client
+            The client's name.
+        round
+            The round that the reply answers.
+        digest
+            Digest of the client's cache.
+        lost
+            Whether the client could not interpret the labels it was sent. It is then out of step, whatever
+            its digest.
         """
         asked_in, expected = self._expected.get(client, (None, None))
         if expected is None or asked_in != round:
@@ -87,20 +110,20 @@ class Acknowledgements:
         return True
 
     def greet(self, client: str, digests: Sequence[bytes]) -> bool:
-        """Compare what a client kept (newest first) with what is believed; False if nothing fits."""
+        """Compare the digests of a client's saved caches with its record; False if none fits."""
         if self._holding(client).digest() in digests:
             return True
         self.forget(client)
         return False
 
     def forget(self, client: str) -> None:
-        """Forget what a client acknowledged: the next exchange resends all labels."""
+        """Delete the record of a client: the next exchange resends all labels."""
         self._held.pop(client, None)
         self._expected.pop(client, None)
         self._forgotten.add(client)
 
     def state(self) -> tuple[dict[str, NDArray[np.generic]], dict[str, list[str]]]:
-        """Return the beliefs as arrays and names, for a checkpoint."""
+        """Return all records as arrays and names, for a checkpoint."""
         names = sorted(self._held)
         arrays: dict[str, NDArray[np.generic]] = {
             "versions": np.array([self._held[name].versions for name in names], dtype=np.int32),
@@ -109,7 +132,7 @@ class Acknowledgements:
         return arrays, {"held": names, "forgotten": sorted(self._forgotten)}
 
     def load_state(self, arrays: dict[str, NDArray[np.generic]], names: dict[str, list[str]]) -> None:
-        """Take up the beliefs of a checkpoint."""
+        """Restore the records of a checkpoint."""
         rows = zip(names["held"], arrays["versions"], arrays["hashes"], strict=True)
         self._held = {name: _Holding(versions, hashes) for name, versions, hashes in rows}
         self._forgotten = set(names["forgotten"])

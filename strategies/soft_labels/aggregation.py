@@ -1,4 +1,4 @@
-"""How clients' predictions become one label a sample (``aggregation.labels``)."""
+"""Aggregation of clients' predictions to one soft label per sample (``aggregation.labels``)."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ from protocol.settings import RunSettings
 
 @dataclass(frozen=True)
 class Predictions:
-    """What one client predicted in a round.
+    """The predictions of one client in a round.
 
     Parameters
     ----------
     indices
-        The samples' places in the public pool, int64 of shape (n,), ascending.
+        The samples' indices in the public pool, int64 of shape (n,), ascending.
     probabilities
         Of each class, float32 of shape (n, classes); rows sum to 1.
     """
@@ -30,10 +30,10 @@ class Predictions:
 
 
 LabelAggregator = Callable[[Mapping[str, Predictions], RunSettings], Tensor]
-"""Merges the clients' predictions, by their names in ascending order, into one label a sample.
+"""Merges the clients' predictions, given by name in ascending order, into one label per sample.
 
 It returns probabilities, float of shape (n, classes), for the samples that all clients were asked for; the
-method sharpens them afterwards. As names ascend, the order in which replies arrive changes nothing.
+method sharpens them afterwards. As the names are sorted, the order in which replies arrive has no influence.
 """
 
 
@@ -59,7 +59,7 @@ REGISTRY: Registry[LabelAggregator] = Registry("aggregation.labels", {"mean": me
 
 
 def merge(predictions: Mapping[str, Predictions], settings: RunSettings) -> Tensor:
-    """Merge predictions as a run does.
+    """Merge predictions with the run's aggregator, and check the result.
 
     Parameters
     ----------
@@ -76,9 +76,9 @@ def merge(predictions: Mapping[str, Predictions], settings: RunSettings) -> Tens
     Raises
     ------
     SettingsError
-        If ``aggregation.labels`` names none.
+        If ``aggregation.labels`` names no aggregator.
     ValueError
-        If the aggregator returns no probabilities for these samples.
+        If the aggregator does not return probabilities for these samples.
     """
     aggregate = REGISTRY.find(settings.aggregation.labels)
     expected = next(iter(predictions.values())).probabilities.shape

@@ -1,10 +1,10 @@
 """The synchronised cache of soft labels, as server and clients both keep it.
 
 A label stored in round r has age t − r in round t and is *fresh* while its age is at most D. In
-round t predictions are requested only for the samples of the subset P^t that are not fresh. Which
-samples those are, and which version of each label is in use, follows from the seed and from the
-rounds in which no prediction arrived at all; so every machine derives it alike (:class:`Versions`)
-and only the labels themselves travel (:class:`LabelCache`).
+round t predictions are requested only for the samples of the subset P^t whose label is not fresh. Which
+samples these are, and which version of each label is in use, is determined by the seed and the rounds in
+which no prediction arrived. Every machine therefore derives the same (:class:`Versions`), and only the
+labels themselves are sent (:class:`LabelCache`).
 """
 
 from dataclasses import dataclass, replace
@@ -38,7 +38,7 @@ class CachePolicy:
 
 @dataclass(frozen=True)
 class Plan:
-    """What one round works on: its subset P^t, and the part of it that clients predict."""
+    """The samples of one round: the subset P^t, and the part of it that clients predict."""
 
     round: int
     subset: Indices
@@ -51,22 +51,28 @@ class Plan:
 
 @dataclass(frozen=True)
 class LabelsInUse:
-    """The samples that have a label to distil on, ascending, and the version of each."""
+    """The samples with a label to distil on, ascending, and the version of each label."""
 
     indices: Indices
     versions: VersionArray
 
     @classmethod
     def none(cls) -> Self:
-        """No label at all, as before the first round."""
+        """Return no labels, as before the first round."""
         return cls(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int32))
 
 
 class Versions:
     """The round in which each sample's cached label was stored, without the labels.
 
-    Owns ``stored`` (int32, shape (pool_size,)), the labels in use, and the number of the round
-    after whose aggregation they stand so.
+    Parameters
+    ----------
+    policy
+        The settings of the cache.
+    round
+        The last round that is included.
+    stored
+        The version of each label after that round, int32 of shape (pool_size,); None: no label is stored.
     """
 
     def __init__(self, policy: CachePolicy, round: int = 0, stored: VersionArray | None = None) -> None:
@@ -76,7 +82,7 @@ class Versions:
         self.in_use = LabelsInUse.none()
 
     def plan(self) -> Plan:
-        """Plan the next round: the one place where it is decided whether a label is fresh."""
+        """Plan the next round; only here is it decided whether a label is fresh."""
         round = self.round + 1
         policy = self.policy
         subset = draw_subset(policy.seed, round, policy.pool_size, policy.subset_size)
@@ -85,10 +91,10 @@ class Versions:
         return Plan(round, subset, subset[~fresh])
 
     def advance(self, plan: Plan, answered: bool) -> None:
-        """Take note that a planned round is over.
+        """Update the versions after a planned round.
 
-        ``answered`` tells whether any prediction arrived. If none did, the requested samples have
-        no label in this round, and what was stored of them stays as it was, too old to be used.
+        ``answered`` tells whether any prediction arrived. If none did, the requested samples have no label in
+        this round; their stored versions do not change and are too old to be used.
         """
         versions = self.stored[plan.subset]
         requested = np.isin(plan.subset, plan.requested, assume_unique=True)
@@ -108,22 +114,22 @@ class Versions:
             self.stored[plan.requested] = np.where(expired, NOT_STORED, plan.round)
 
     def catch_up(self, round: int, silent_rounds: Indices) -> None:
-        """Replay the rounds up to and including ``round``, of which ``silent_rounds`` had no prediction."""
+        """Replay the rounds up to and including ``round``; no predictions arrived in ``silent_rounds``."""
         silent = set(silent_rounds.tolist())
         while self.round < round:
             plan = self.plan()
             self.advance(plan, plan.round not in silent)
 
     def digest(self, plan: Plan) -> bytes:
-        """Return a digest of all that implied positions rest on (8 bytes)."""
+        """Return a digest (8 bytes) of all that implied positions are derived from."""
         return digest_of_arrays(self.stored, self.in_use.indices, self.in_use.versions, plan.requested)
 
 
 class LabelCache:
-    """Soft labels as they travelled, by sample: at most one version of each.
+    """Encoded soft labels by sample, at most one version of each.
 
-    Owns ``versions`` (int32, shape (pool_size,)), ``rows`` (bytes, shape (pool_size, width)) and
-    ``hashes`` (uint64, shape (pool_size,)); a sample that is not held has version 0 and hash 0.
+    It has ``versions`` (int32, shape (pool_size,)), ``rows`` (bytes, shape (pool_size, width)) and ``hashes``
+    (uint64, shape (pool_size,)); a sample without a label has version 0 and hash 0.
     """
 
     def __init__(self, pool_size: int, width: int) -> None:
@@ -132,7 +138,17 @@ class LabelCache:
         self.hashes = np.zeros(pool_size, dtype=np.uint64)
 
     def put(self, indices: Indices, versions: VersionArray, rows: Rows) -> None:
-        """Hold these labels, in place of older ones of the same samples."""
+        """Store labels, replacing older ones of the same samples.
+
+        Parameters
+        ----------
+        indices
+            The samples, shape (n,).
+        versions
+            The labels' versions, shape (n,).
+        rows
+            The encoded labels, shape (n, width).
+        """
         self.versions[indices] = versions
         self.rows[indices] = rows
         self.hashes[indices] = label_hashes(indices, versions, rows)
@@ -142,7 +158,7 @@ class LabelCache:
         return np.asarray(self.versions[labels.indices] == labels.versions)
 
     def keep_only(self, stored: VersionArray) -> None:
-        """Drop every label that is not the stored version: it will never be used again."""
+        """Drop every label that is not of the stored version, as it will not be used again."""
         stale = self.versions != stored
         self.versions[stale] = NOT_STORED
         self.hashes[stale] = 0

@@ -1,4 +1,4 @@
-"""The client half of SCARLET: distil, train, predict, evaluate, remember."""
+"""The client half of SCARLET: distil, train, predict, evaluate, save the state."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,16 +27,17 @@ from strategies.state import ClientState
 
 @dataclass(frozen=True)
 class Reading:
-    """What a client makes of a message: what to distil on, and what to predict."""
+    """A message as interpreted by a client: the labels to distil on, and the samples to predict."""
 
     in_use: LabelsInUse
     requested: Indices | None
-    """None if the client cannot tell what is requested."""
+    """None if the client cannot derive which samples are requested."""
     lost: bool
+    """Whether the labels could not be used, because the client's cache is out of step."""
 
 
 class SoftLabelClient:
-    """Learns from its own samples and from the labels that all clients' predictions merge into."""
+    """Learns from the client's own samples and from soft labels merged from all clients' predictions."""
 
     def __init__(self, client: ClientSide, policy: CachePolicy) -> None:
         self._client = client
@@ -78,10 +79,10 @@ class SoftLabelClient:
         return [self._cache(state).digest() for state in self._client.store.before(everything)]
 
     def _catch_up(self, states: list[ClientState], request: SoftLabelRequest) -> Versions:
-        """Derive the versions as they stand before the request's round.
+        """Derive the versions before the request's round.
 
-        A client that is reset derives them from the first round on: what it remembers of rounds may differ
-        from how a resumed server repeated them.
+        A client that is reset derives them from the first round on, as a resumed server may have repeated
+        rounds with another outcome than the client saved.
         """
         versions = Versions(self._policy)
         if states and not request.reset:
@@ -92,18 +93,18 @@ class SoftLabelClient:
         return versions
 
     def _base(self, states: list[ClientState], request: SoftLabelRequest) -> LabelCache:
-        """Choose the cache that the server builds on.
+        """Choose the cache that the server's message is based on.
 
-        That is usually the newest. After a lost reply it is the one before, for the server does not
-        know of the labels that came with the message which that reply answered. And before the first
-        acknowledgement it is the empty one, as it is where no kept cache fits: what these hold may stem
-        from rounds that the server, resumed from a checkpoint, went through once more.
+        That is usually the newest. If a reply was lost it is the one before, as the server does not know that
+        the labels of that message arrived. Before the first acknowledgement, or if no saved cache has the
+        right digest, it is empty: saved labels may come from rounds that a server resumed from a checkpoint
+        has repeated since.
         """
         kept = [] if request.reset else [self._cache(state) for state in states]
         return next((cache for cache in kept if cache.digest() == request.base), self._cache(None))
 
     def _read(self, request: SoftLabelRequest, versions: Versions, cache: LabelCache) -> Reading:
-        """Put the labels that came into the cache, and say what to distil on and to predict."""
+        """Put the received labels into the cache; return what to distil on and what to predict."""
         explicit = Positions.from_request(request, self._policy.pool_size)
         if explicit is not None:
             self._put(cache, explicit.in_use, explicit.sent, request.labels)
@@ -122,7 +123,7 @@ class SoftLabelClient:
         cache.put(in_use.indices[sent], in_use.versions[sent], rows)
 
     def _distil(self, learner: Learner, cache: LabelCache, in_use: LabelsInUse, round: int) -> int:
-        """Distil on the labels in use that are held; return how many are not."""
+        """Distil on those labels in use that the cache has; return the number of missing ones."""
         held = cache.holds(in_use)
         indices = in_use.indices[held]
         labels = decode_labels(cache.rows[indices], self._classes, self._encoding)
@@ -140,7 +141,7 @@ class SoftLabelClient:
 
     @cached_property
     def _pool(self) -> PublicPool:
-        """The pool, where the client computes; a hello takes no memory for it."""
+        """The pool on the client's device; loaded on first use, as a hello does not need it."""
         return self._client.pool.to(self._client.device)
 
     def _cache(self, state: ClientState | None) -> LabelCache:

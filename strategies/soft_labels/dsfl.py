@@ -1,6 +1,6 @@
 """DS-FL (Itahara et al. 2021): soft labels sharpened by a softmax at low temperature, and no cache.
 
-It is SCARLET's exchange with D = 0: no label is ever fresh, so every round asks for all of P^t.
+It is SCARLET's exchange with D = 0: no label is ever fresh, so every round requests all of P^t.
 """
 
 import torch
@@ -42,12 +42,22 @@ def _no_cache(settings: RunSettings, pool: PublicPool) -> CachePolicy:
 
 
 def dsfl_paper_down(requested: int, sent: int, classes: int) -> int:
-    """Return DS-FL's paper bytes down: 8m for the request, (4C + 8) for each label."""
+    """Return DS-FL's paper bytes down: 8m for the request, (4C + 8) for each label.
+
+    Parameters
+    ----------
+    requested
+        Number of samples to predict (m).
+    sent
+        Number of labels sent.
+    classes
+        Number of classes (C).
+    """
     return requested * INDEX_BYTES + sent * (FLOAT_BYTES * classes + INDEX_BYTES)
 
 
 def dsfl_paper_exchange(subset: int, classes: int) -> int:
-    """Return what one DS-FL exchange costs both ways: 104,000 bytes at C = 10, m = 1,000."""
+    """Return the paper bytes of one DS-FL exchange, both ways: 104,000 at C = 10, m = 1,000."""
     return soft_label_paper_up(subset, classes) + dsfl_paper_down(subset, subset, classes)
 
 

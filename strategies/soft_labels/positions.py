@@ -1,4 +1,4 @@
-"""Which labels a message is about: positions named in it, where they cannot be implied."""
+"""Explicit positions: the samples of a message's labels, sent where they cannot be implied."""
 
 from dataclasses import dataclass
 
@@ -12,11 +12,11 @@ from strategies.soft_labels.messages import SoftLabelRequest
 
 @dataclass(frozen=True)
 class Positions:
-    """The labels in use, which of them a message carries, and the samples it asks for."""
+    """The labels in use, which of them a message contains, and the samples that it requests."""
 
     in_use: LabelsInUse
     sent: Indices
-    """Positions within ``in_use`` of the labels carried, ascending."""
+    """Positions, within ``in_use``, of the labels in the message, ascending."""
     requested: Indices
 
     def as_fields(self, pool_size: int) -> dict[str, bytes | None]:
@@ -32,7 +32,7 @@ class Positions:
 
     @classmethod
     def from_request(cls, request: SoftLabelRequest, pool_size: int) -> "Positions | None":
-        """Read explicit positions; None if the request leaves them to be implied.
+        """Read explicit positions; None if the request has implied ones.
 
         Raises
         ------
@@ -42,7 +42,7 @@ class Positions:
         if request.used is None and request.requested is None:
             return None
         if request.used is None or request.requested is None:
-            raise MessageError("used, requested: one is there without the other")
+            raise MessageError("used, requested: one is present without the other")
         indices = decode_indices(request.used, pool_size)
         versions = _read_versions(request.used_versions or b"", len(indices))
         sent = np.arange(len(indices)) if request.sent is None else decode_indices(request.sent, len(indices))

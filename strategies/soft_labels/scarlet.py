@@ -1,9 +1,8 @@
 """SCARLET: soft-label caching and sharpening for communication-efficient federated distillation.
 
 Azuma et al., IEEE TMC 2026, arXiv 2504.19602. Clients share class probabilities on public samples,
-never weights, so each may run another network. A round is one message and one reply; the package's
-docstring says where its parts are. What is SCARLET's own is here: the cache's duration D and expiry, and
-Enhanced ERA with its exponent β.
+never weights, so each may have a different network. The package's docstring lists the parts of a round. This
+file has what is specific to SCARLET: the cache's duration D and expiry, and Enhanced ERA with its exponent β.
 """
 
 import torch
@@ -54,10 +53,21 @@ def cache_policy(settings: RunSettings, pool: PublicPool) -> CachePolicy:
 
 
 def scarlet_paper_down(requested: int, sent: int, caught_up: int, subset: int, classes: int) -> int:
-    """Return SCARLET's paper bytes down: 8n + 4C·s + 16m, and (8 + 4C) a label of catch-up.
+    """Return SCARLET's paper bytes down: 8n + 4C·s + 16m, and (8 + 4C) for each label of catch-up.
 
-    ``subset`` is the size m of the subset whose labels are in use (0 in the first round), whose
-    indices and signals travel.
+    Parameters
+    ----------
+    requested
+        Number of samples to predict (n).
+    sent
+        Number of labels sent that belong to the round before (s).
+    caught_up
+        Number of labels sent that are older.
+    subset
+        Size of the subset whose labels are in use (m; 0 in the first round): its indices and signals are
+        sent.
+    classes
+        Number of classes (C).
     """
     return (
         requested * INDEX_BYTES

@@ -1,4 +1,4 @@
-"""The server half of SCARLET: what to ask, what to send, how to merge."""
+"""The server half of SCARLET: request predictions, send labels, merge predictions into labels."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -35,25 +35,38 @@ from strategies.soft_labels.positions import Positions
 _OUT_OF_STEP = "its cache is out of step: all labels are resent"
 
 Sharpening = Callable[[Tensor], Tensor]
-"""Turns the clients' merged predictions z̄ into the labels ẑ that everyone distils on, both (n, classes)."""
+"""Maps the merged predictions z̄ to the labels ẑ that everyone distils on, both of shape (n, classes)."""
 
 
 @dataclass(frozen=True)
 class SentLabels:
-    """How many labels one client was sent and asked for, for the paper's accounting."""
+    """Numbers of labels sent to and requested from one client, for the paper's formula."""
 
     requested: int
     sent: int
     caught_up: int
-    """Those of the sent that are older than the round before."""
+    """Labels sent that are older than the round before."""
     subset: int
 
 
 class SoftLabelServer:
-    """Shares soft labels through the synchronised cache; DS-FL is this without a cache.
+    """Shares soft labels through the synchronised cache; DS-FL is the same without a cache.
 
-    Owns the versions, the labels themselves, what each client has acknowledged, the predictions of
-    the round under way, and the server's own model.
+    Its state is the labels and their versions, what each client has acknowledged, the predictions of the
+    current round, and the server's own model.
+
+    Parameters
+    ----------
+    server
+        The server's settings and data.
+    experiment
+        The experiment's id.
+    policy
+        The settings of the cache.
+    sharpening
+        Applied to the merged predictions.
+    paper_down
+        The paper's formula for the bytes of one client's message.
     """
 
     def __init__(
@@ -85,7 +98,7 @@ class SoftLabelServer:
     # --- a round -------------------------------------------------------------------------------
 
     def begin(self, round: int, clients: Sequence[str], final: bool) -> dict[str, Outgoing]:
-        """Plan the round and write each client's message: the labels it lacks, and the request."""
+        """Plan the round and write each client's message: the labels that it lacks, and the request."""
         plan = self._versions.plan()
         if plan.round != round:
             raise ValueError(f"round {round} cannot follow round {self._versions.round}")
@@ -112,9 +125,10 @@ class SoftLabelServer:
         return Incoming(evaluation, soft_label_paper_up(count, self._server.num_classes), ", ".join(notes))
 
     def finish(self, round: int) -> None:
-        """Merge the predictions into labels, update the cache, let the server's model learn.
+        """Merge the predictions into labels, update the cache and train the server's model.
 
-        The final exchange changes none of these: a run that goes on repeats its round as an ordinary one.
+        The final exchange changes nothing, so that a run that is resumed can repeat its round as an ordinary
+        one.
         """
         plan = self._plan
         if plan is None or plan.round != round:
@@ -133,14 +147,14 @@ class SoftLabelServer:
         self._learn(round)
 
     def greet(self, hello: HelloReply) -> str:
-        """Compare what the node kept with what it has acknowledged."""
+        """Compare the node's saved labels with those that it has acknowledged."""
         kept = hello.state_digests
         starts = range(0, len(kept), DIGEST_BYTES)
         digests = [kept[start : start + DIGEST_BYTES] for start in starts] or [bytes(DIGEST_BYTES)]
         return "" if self._acknowledged.greet(hello.client, digests) else _OUT_OF_STEP
 
     def candidates(self, clients: Sequence[str]) -> list[str]:
-        """Ask anyone."""
+        """Return all clients."""
         return list(clients)
 
     @property
@@ -149,7 +163,7 @@ class SoftLabelServer:
         return self._learner
 
     def weights(self) -> Mapping[str, Tensor]:
-        """Return what the server's model has learned."""
+        """Return the weights or the state of the server's model."""
         return self._learner.state()
 
     def score(self, test: Samples) -> Score:
@@ -174,7 +188,7 @@ class SoftLabelServer:
         return MethodState(arrays, facts)
 
     def load_state(self, state: MethodState, weights: Mapping[str, Tensor]) -> None:
-        """Go on after the round of a checkpoint."""
+        """Restore the state of a checkpoint."""
         arrays, facts = dict(state.arrays), state.facts
         self._learner.load(weights)
         self._versions.round = facts["round"]

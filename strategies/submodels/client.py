@@ -1,4 +1,4 @@
-"""The client half of ScaleFL and its relatives: score the submodel that came, train it, send it back."""
+"""The client half of ScaleFL and its relatives: score the received submodel, train it, send it back."""
 
 from functools import partial
 
@@ -27,7 +27,7 @@ from strategies.submodels.variants import Variant
 
 
 class SubmodelClient:
-    """Holds nothing between rounds, and in a round nothing beyond its level's blocks and widths."""
+    """Keeps no state between rounds; in a round it only has the blocks and channels of its level."""
 
     def __init__(self, variant: Variant, client: ClientSide) -> None:
         self._variant = variant
@@ -67,7 +67,7 @@ class SubmodelClient:
         return model.to(client.device)
 
     def _loss(self, round: int) -> LossOfBatch:
-        """Return the variant's loss in a round: exits learn from each other after the first rounds only."""
+        """Return the variant's loss in a round; distillation between exits begins after ``scalefl.start``."""
         settings, run = self._client.settings.scalefl, self._client.settings
         started = round > settings.start * run.num_rounds
         weight = settings.distillation if started else 0.0
@@ -89,7 +89,7 @@ class SubmodelClient:
         return loss
 
     def _class_loss(self) -> ClassLoss:
-        """Return the run's loss, of logits that the client's shares of the classes adjust."""
+        """Return the run's loss, with logits adjusted by the client's class frequencies."""
         client = self._client
         counts = torch.bincount(client.data.train.targets, minlength=client.data.num_classes)
         stated = client.settings.scalefl.classes

@@ -1,4 +1,4 @@
-"""How a network of unequal submodels does: by level, by exit, together, and by what an answer costs."""
+"""Evaluation of networks with exits: each exit, their ensemble, and early exit by confidence."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 0.999)
 
 @dataclass(frozen=True)
 class ExitScores:
-    """The figures of one network with early exits."""
+    """The scores of one network with early exits."""
 
     last: Evaluation
     """Of the last exit."""
@@ -30,12 +30,12 @@ class ExitScores:
     ensemble: float
     """Accuracy of the mean of the exits' probabilities."""
     early: tuple[Mapping[str, float], ...]
-    """By threshold: accuracy, and mean MACs an image, of early exits."""
+    """For each threshold: accuracy and mean MACs per image with early exit."""
     grades: ExitGrades | None = None
-    """What else is told of ordered classes; None if their order means nothing."""
+    """Further metrics for ordered classes; None for other classes."""
 
     def as_details(self) -> dict[str, Any]:
-        """Return the figures as a round's line holds them."""
+        """Return the scores as they are written to ``rounds.jsonl``."""
         details = {
             "exits": list(self.exits),
             "ensemble": self.ensemble,
@@ -44,14 +44,14 @@ class ExitScores:
         return details if self.grades is None else details | {"grades": self.grades.as_details()}
 
     def grades_of_last(self) -> dict[str, Any]:
-        """Return what a level's entry holds of the last exit's grades; nothing without any."""
+        """Return the grades of the last exit for a level's entry; empty without grades."""
         return {} if self.grades is None else {"grades": self.grades.exits[-1].as_details()}
 
 
 def score_exits(
     model: ExitNetwork,
     test: Samples,
-    flops: Sequence[int],
+    macs: Sequence[int],
     metric: Metric | None = None,
     arithmetic: Arithmetic = FLOAT32,
 ) -> ExitScores:
@@ -63,12 +63,12 @@ def score_exits(
         Its norms must be calibrated.
     test
         Held-out samples.
-    flops
-        MACs (multiply-accumulates) of one image up to each exit.
+    macs
+        Multiply-accumulates of one image up to each exit.
     metric
-        Found for the last exit. With one that takes classes as ordered all exits are graded.
+        Computed for the last exit. If it is one for ordered classes, all exits are graded.
     arithmetic
-        Of the network's layers.
+        Precision of the network's layers.
     """
     logits = exit_logits(model, test.inputs, arithmetic)
     probabilities = torch.stack([F.softmax(z, dim=1) for z in logits])
@@ -78,15 +78,15 @@ def score_exits(
         score_logits(logits[-1], test.targets, metric),
         tuple(_share(exit_) for exit_ in right),
         _share(together),
-        tuple(early_exit(probabilities, test.targets, flops, threshold) for threshold in THRESHOLDS),
+        tuple(early_exit(probabilities, test.targets, macs, threshold) for threshold in THRESHOLDS),
         ExitGrades.of(probabilities, test.targets) if metric is not None and metric.ordered else None,
     )
 
 
 def early_exit(
-    probabilities: Tensor, targets: Tensor, flops: Sequence[int], threshold: float
+    probabilities: Tensor, targets: Tensor, macs: Sequence[int], threshold: float
 ) -> dict[str, float]:
-    """Answer each sample at the first exit whose largest probability reaches a threshold, else at the last.
+    """Predict each sample at the first exit whose largest probability reaches a threshold, else at the last.
 
     Parameters
     ----------
@@ -94,26 +94,26 @@ def early_exit(
         Of shape (exits, samples, classes).
     targets
         Classes, int64 of shape (samples,).
-    flops
-        MACs (multiply-accumulates) of one image up to each exit.
+    macs
+        Multiply-accumulates of one image up to each exit.
     threshold
         From 0 to 1.
 
     Returns
     -------
     dict[str, float]
-        ``threshold``, ``accuracy`` in [0, 1] and ``flops``, the mean an image.
+        ``threshold``, ``accuracy`` in [0, 1] and ``flops``, the mean MACs per image.
     """
     sure = probabilities.amax(dim=2) >= threshold
     sure[-1] = True
     chosen = sure.int().argmax(dim=0)  # the first exit that is sure
     answers = probabilities.argmax(dim=2).gather(0, chosen[None])[0]
-    cost = torch.tensor(flops, dtype=torch.float64, device=chosen.device)[chosen].mean()
+    cost = torch.tensor(macs, dtype=torch.float64, device=chosen.device)[chosen].mean()
     return {"threshold": threshold, "accuracy": _share(answers == targets), "flops": float(cost)}
 
 
 def mean_evaluation(results: Sequence[Evaluation]) -> Evaluation:
-    """Return the plain mean of evaluations on the same samples, the metric of those that have one."""
+    """Return the unweighted mean of evaluations on the same samples; undefined metrics are left out."""
     count = len(results)
     accuracy = sum(result.accuracy for result in results) / count
     loss = sum(result.loss for result in results) / count

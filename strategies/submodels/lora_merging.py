@@ -1,4 +1,4 @@
-"""How adapters of unequal rank become one (table ``lora``, key ``merge``)."""
+"""Merging of adapters of unequal rank (``lora.merge``)."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -14,12 +14,12 @@ from protocol.settings import RunSettings
 
 
 def merging_of(whole: Mapping[str, Tensor], settings: RunSettings, round: int) -> WeightAggregator:
-    """Return how a run merges the submodels of a round; without adapters the settings change nothing.
+    """Return the aggregator of a round's submodels; without adapters ``lora.merge`` has no influence.
 
     Parameters
     ----------
     whole
-        The network's own parameters before the round, by name.
+        The network's trainable and carried parameters before the round, by name.
     settings
         Of the run.
     round
@@ -40,14 +40,14 @@ def merging_of(whole: Mapping[str, Tensor], settings: RunSettings, round: int) -
 class AdapterProducts(ABC):
     """The mean of the adapters' products B A over the clients that have the layer; all else as `SliceMean`.
 
-    A product is found in float64 and rounded to float32, as a weight is that travels. So its sums are as
-    exact, and as independent of the order of arrival, as those of `SliceMean`. It owns a float64 sum of the
-    layer's own size for each adapter, however many clients there are.
+    A product is computed in float64 and rounded to float32, so that its sums are as exact, and as independent
+    of the order of arrival, as those of `SliceMean`. It keeps one float64 sum of the layer's size per
+    adapter, for any number of clients.
 
     Parameters
     ----------
     whole
-        As of `SliceMean`.
+        As for `SliceMean`.
     """
 
     def __init__(self, whole: Mapping[str, Tensor]) -> None:
@@ -60,7 +60,7 @@ class AdapterProducts(ABC):
         self._plain_places: dict[int, tuple[Places, Places]] = {}
 
     def add(self, part: Mapping[str, Tensor], where: Places, weight: int = 1, client: str = "") -> None:
-        """Take in one submodel, as ``SliceMean.add`` does; what is carried it need not send back."""
+        """Add one submodel, as in `SliceMean.add`; carried parameters need not be in it."""
         held = [adapter for adapter in self._adapters if adapter.down in where]
         for name in [name for adapter in held for name in (adapter.down, adapter.up)]:
             _require_fit(name, part, tuple(self._whole[name][where.places(name)].shape))
@@ -80,18 +80,18 @@ class AdapterProducts(ABC):
 
     @abstractmethod
     def _become(self, adapter: Adapter, mean: Tensor) -> Mapping[str, Tensor]:
-        """Return the tensors that a mean of products, float64 of shape (outputs, inputs), becomes."""
+        """Return the new tensors, given the mean of the products, float64 of shape (outputs, inputs)."""
 
     def _without_factors(self, where: Places) -> Places:
         return where.only([name for name in where if name not in self._factors])
 
 
 class SingularValues(AdapterProducts):
-    """Cuts the mean product back to the rank of the adapter (FlexLoRA, Bai et al. 2024).
+    """Truncates the mean product to the rank of the adapter by an SVD (FlexLoRA, Bai et al. 2024).
 
-    Its singular vectors stand in the order of their values, so that the leading slice of every level is the
-    best adapter of its rank. The values go to B: a rank that the product lacks begins as a new adapter does,
-    with a B of zero and an A that is not, or no gradient would ever reach it. A decomposition takes about
+    Singular vectors are sorted by their values, so that the leading slice of every level is the best adapter
+    of its rank. The values go into B: if the product has a lower rank, the rest is like a new adapter, with B
+    zero and A not, as otherwise it would never get a gradient. A decomposition takes about
     (size of the layer)^1.5 operations: seconds to a minute for a layer of 4096 x 4096.
     """
 
@@ -106,18 +106,18 @@ class SingularValues(AdapterProducts):
 
 
 class Stacking(AdapterProducts):
-    """Adds the mean product whole to what is carried beside the frozen weights (FLoRA, Wang et al. 2024).
+    """Adds the whole mean product to the carried delta beside the frozen weights (FLoRA, Wang et al. 2024).
 
     Adapters are initialised again in the next round: A at random, B at zero.
 
     Parameters
     ----------
     whole
-        As of `SliceMean`.
+        As for `SliceMean`.
     scale
-        α/r, with which a product counts.
+        α/r, the factor on a product.
     seed
-        Of the round's new adapters.
+        Seed of the round's new adapters.
     """
 
     def __init__(self, whole: Mapping[str, Tensor], scale: float, seed: int) -> None:

@@ -1,4 +1,4 @@
-"""What exits learn from: the classes, and each other."""
+"""Losses of networks with several exits: the loss on the classes, and distillation between exits."""
 
 from collections.abc import Callable, Sequence
 from typing import Literal
@@ -12,7 +12,7 @@ from learning.losses import ClassLoss
 ExitWeights = Literal["linear", "equal", "full"]
 
 ExitsLoss = Callable[[Sequence[Tensor], Tensor, float, float, ClassLoss], Tensor]
-"""Maps the exits' logits, targets, β, τ and the loss of one exit to the loss of all."""
+"""Maps the exits' logits, the targets, β, τ and the loss of one exit to the loss of all exits."""
 
 
 def self_distillation_loss(
@@ -47,7 +47,7 @@ def self_distillation_loss(
     total = torch.zeros((), device=targets.device)
     for z, weight in zip(logits, exit_weights(len(logits), weights), strict=True):
         loss = class_loss(z, targets)
-        if distillation and z is not logits[-1]:  # the teacher has nothing to learn from itself
+        if distillation and z is not logits[-1]:  # the last exit is the teacher
             loss = loss + distillation * temperature**2 * _divergence(teacher, z, temperature)
         total = total + weight * loss
     return total
@@ -77,7 +77,12 @@ def official_loss(
 ) -> Tensor:
     """Return what ScaleFL's released code computes in place of `self_distillation_loss`.
 
-    It is twice as large, its KL is a mean over the classes too, and the teacher learns from its pupils.
+    It is twice as large, its KL is also averaged over the classes, and gradients flow into the teacher.
+
+    Parameters
+    ----------
+    logits, targets, distillation, temperature, class_loss
+        As in `self_distillation_loss`.
     """
     teacher = F.softmax(logits[-1] / temperature, dim=1)
     classes = logits[-1].shape[1]
@@ -101,6 +106,11 @@ def mutual_loss(
 
     Σ_j (CE(z_j, y) + β τ² / (l−1) · Σ_{k≠j} KL(softmax(z_k/τ) ‖ softmax(z_j/τ))), the teachers detached.
     The paper has β = τ = 1; β τ² is 0.9 with this project's defaults.
+
+    Parameters
+    ----------
+    logits, targets, distillation, temperature, class_loss
+        As in `self_distillation_loss`.
     """
     teachers = [F.softmax(z.detach() / temperature, dim=1) for z in logits]
     total = torch.zeros((), device=targets.device)
@@ -114,10 +124,10 @@ def mutual_loss(
 
 
 def masked_loss(counts: Tensor, loss: ClassLoss = F.cross_entropy) -> ClassLoss:
-    """Return a loss over the classes that a client has samples of.
+    """Return a loss over those classes that a client has samples of.
 
-    The others are left as they are: a client that never sees a class would only learn to rule it out
-    (Diao et al. 2021, section 3, "masking trick").
+    Logits of other classes get no gradient: a client without samples of a class would only learn to exclude
+    it (Diao et al. 2021, section 3, "masking trick").
 
     Parameters
     ----------
@@ -130,10 +140,10 @@ def masked_loss(counts: Tensor, loss: ClassLoss = F.cross_entropy) -> ClassLoss:
 
 
 def balanced_loss(counts: Tensor, loss: ClassLoss = F.cross_entropy) -> ClassLoss:
-    """Return the loss of logits to which the log of each class's share is added.
+    """Return a loss of logits to which the log of each class's frequency is added.
 
-    The network so learns what an image looks like, and not how often this client sees its class (Ren et
-    al. 2020, "Balanced Meta-Softmax"; Zhang et al. 2022, FedLC). Classes without samples are passed over.
+    This keeps the client's class frequencies from being learned by the network (Ren et al. 2020, "Balanced
+    Meta-Softmax"; Zhang et al. 2022, FedLC). Classes without samples are left out.
 
     Parameters
     ----------

@@ -8,15 +8,15 @@ from strategies.weights.messages import Weights, WeightsReply
 
 @dataclass(frozen=True)
 class SliceRequest(RoundRequest):
-    """Evaluate this submodel, then train from it."""
+    """A request to evaluate this submodel and then train from it."""
 
     level: int
-    """The level whose submodel it is, from 1."""
+    """The level of the submodel, from 1."""
     weights: Weights
 
 
 @dataclass(frozen=True)
 class SliceReply(WeightsReply):
-    """A trained submodel, and the level it is of."""
+    """A trained submodel, and its level."""
 
     level: int

@@ -1,4 +1,4 @@
-"""ScaleFL and its relatives as methods: each is its row of ``variants.py``."""
+"""ScaleFL and its relatives as methods, one for each entry of ``variants.py``."""
 
 from dataclasses import dataclass
 from functools import partial

@@ -1,4 +1,4 @@
-"""The server half of ScaleFL and its relatives: send each level its submodel, merge what comes back."""
+"""The server half of ScaleFL and its relatives: send each level its submodel, merge the trained submodels."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -30,7 +30,17 @@ _BYTES_PER_WEIGHT = 4
 
 
 class SubmodelServer:
-    """Owns the whole network, the clients' levels, and the running mean of the round's submodels."""
+    """Keeps the whole network, the clients' levels, and the running mean of the round's submodels.
+
+    Parameters
+    ----------
+    variant
+        How submodels are cut, trained and assigned.
+    server
+        The server's settings and data.
+    experiment
+        The experiment's id.
+    """
 
     final_exchange = False
 
@@ -60,7 +70,7 @@ class SubmodelServer:
             level = self._levels[client]
             where = self._submodels.map(level, round, client)
             self._asked[client] = (level, where)
-            if id(where) not in written:  # one record for all who are sent the same
+            if id(where) not in written:  # one record for all clients with the same submodel
                 part = where.extract(weights)
                 request = SliceRequest(self._experiment, round, level, part)
                 written[id(where)] = Outgoing(request.to_record(), _bytes(part))
@@ -77,11 +87,11 @@ class SubmodelServer:
         return Incoming(evaluation, _bytes(reply.weights))
 
     def finish(self, round: int) -> None:
-        """Make the mean the network; what no client covered stays as it is."""
+        """Make the mean the network; parameters that no client sent keep their values."""
         load_learned_state(self._model, self._merging.merged())
 
     def greet(self, hello: HelloReply) -> str:
-        """Take note of a node's level, which holds for its name until it reports another."""
+        """Record a node's level; it is kept for the client's name until the node reports another one."""
         level, count = hello.level, len(self._submodels.plan.shapes)
         if level is None or not 1 <= level <= count:
             raise MessageError(f"level = {level}: there are levels 1 to {count}")
@@ -91,19 +101,19 @@ class SubmodelServer:
         return f"level {level}{replanned}, {hello.level_reason or 'no reason given'}"
 
     def candidates(self, clients: Sequence[str]) -> list[str]:
-        """Return the clients whose level takes part."""
+        """Return the clients whose level is trained."""
         return [client for client in clients if self._submodels.plan.trains(self._levels.get(client, 0))]
 
     # --- the network ---------------------------------------------------------------------------
 
     def weights(self) -> dict[str, Tensor]:
-        """Return the whole network's weights on the CPU; its norms have no statistics."""
+        """Return the whole network's weights on the CPU, without norms' statistics."""
         return {name: tensor.cpu() for name, tensor in learned_state(self._model).items()}
 
     def score(self, test: Samples) -> Score | None:
-        """Score each level's submodel, at its last exit and by all its exits, and the exits of the whole.
+        """Score each level's submodel (last exit and ensemble), and all exits of the whole network.
 
-        The evaluation is the plain mean over the levels at their last exits.
+        The evaluation is the unweighted mean over the levels' last exits.
         """
         calibration, plan, metric = self._server.calibration, self._submodels.plan, self._server.metric
         if calibration is None and has_norms(self._model):
@@ -116,8 +126,8 @@ class SubmodelServer:
             submodel = self._submodels.calibrated(level, self._round, weights, calibration).to(
                 self._server.device
             )
-            flops = self._submodels.cost(level).flops
-            scores = score_exits(submodel, test, flops, metric, self._server.arithmetic)
+            macs = self._submodels.cost(level).macs
+            scores = score_exits(submodel, test, macs, metric, self._server.arithmetic)
             results.append(scores.last)
             numbers = {"examples": scores.last.examples, "ensemble": scores.ensemble}
             levels.append(
@@ -135,7 +145,7 @@ class SubmodelServer:
         return MethodState(facts={"levels": self._levels})
 
     def load_state(self, state: MethodState, weights: Mapping[str, Tensor]) -> None:
-        """Take up the network and the levels."""
+        """Restore the network and the levels."""
         load_learned_state(self._model, weights)
         self._levels = dict(state.facts["levels"])
 
@@ -168,7 +178,7 @@ class SubmodelServer:
             )
         if self._server.calibration is None and has_norms(self._model):
             log.warning(
-                'The server scores nothing: scalefl.calibration = "none" gives its norms no statistics'
+                'The server evaluates nothing: with scalefl.calibration = "none" norms have no statistics'
             )
 
 

@@ -1,4 +1,4 @@
-"""The parts of a network that levels train: where they lie, and how they are cut out."""
+"""The submodels of each level: their indices in the network, and how they are cut out."""
 
 from collections.abc import Mapping
 from functools import cached_property
@@ -28,11 +28,11 @@ from protocol.values import InputKind
 from strategies.submodels.variants import LevelPlan, Variant
 
 SERVER = "server"
-"""The name under which the server draws a submodel of its own (Federated Dropout)."""
+"""The name with which the server draws its own submodels (Federated Dropout)."""
 
 
 def calibrate(submodel: ExitNetwork, inputs: Inputs) -> None:
-    """Give norms the statistics of at least two inputs, in batches that fit the memory."""
+    """Compute the norms' statistics on at least two inputs, in batches that fit the memory."""
     halving = Halving(CALIBRATION_BATCH, smallest=2)
     halving(lambda size: recalibrate(submodel, in_batches(inputs, size)), len(inputs))
 
@@ -43,7 +43,7 @@ class Submodels:
     Parameters
     ----------
     variant
-        Says how submodels are cut.
+        How submodels are cut.
     settings
         Of the run.
     input_shape
@@ -56,7 +56,7 @@ class Submodels:
     Raises
     ------
     SettingsError
-        If the network has no such submodels, or reads other inputs.
+        If the network has no such submodels, or takes other inputs.
     """
 
     def __init__(
@@ -77,12 +77,12 @@ class Submodels:
         self._maps: dict[tuple[int, int, str], SliceMap] = {}
 
     def build(self, shape: Shape, pretrained: bool = True) -> ExitNetwork:
-        """Build a network on the CPU whose norms have no statistics, its weights the run's first ones.
+        """Build a network on the CPU with the run's initial weights and without norms' statistics.
 
         Parameters
         ----------
         shape
-            Which of it there is.
+            Width and exits.
         pretrained
             Whether a checkpoint's weights are read, if the run has one.
         """
@@ -104,20 +104,29 @@ class Submodels:
         return model
 
     def shape(self, level: int) -> Shape:
-        """Return the shape of a level that takes part."""
+        """Return the shape of a level that is trained."""
         shape = self.plan.shapes[level - 1]
         if shape is None:
-            raise ValueError(f"level {level} takes no part")
+            raise ValueError(f"level {level} is not trained by this strategy")
         return shape
 
     def cost(self, level: int) -> Cost:
-        """Return what a level costs."""
+        """Return the cost of a level."""
         return cost_of(self._design, self._input_shape, self._num_classes, self.shape(level))
 
     def map(self, level: int, round: int, client: str = SERVER) -> SliceMap:
-        """Return where a level's submodel lies in the network, for a client in a round.
+        """Return the index map of a level's submodel, for a client in a round.
 
-        Maps are kept as long as they hold: leading channels for the run, others for the round.
+        Maps are cached while they are valid: those of leading channels for the run, others for the round.
+
+        Parameters
+        ----------
+        level
+            From 1.
+        round
+            From 1.
+        client
+            The client's name.
         """
         key = (level, 0 if self._policy == "leading" else round, client if self._policy == "random" else "")
         if key not in self._maps:
@@ -130,14 +139,14 @@ class Submodels:
     def calibrated(
         self, level: int, round: int, whole: Mapping[str, Tensor], calibration: Inputs | None
     ) -> ExitNetwork:
-        """Cut a level's submodel out of the network's weights and give its norms statistics.
+        """Cut a level's submodel out of the network's weights and compute its norms' statistics.
 
         Parameters
         ----------
         level
             From 1.
         round
-            The round after which it is.
+            The round after which the weights are taken.
         whole
             The network's weights, on the CPU.
         calibration

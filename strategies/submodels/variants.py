@@ -15,16 +15,16 @@ class Variant:
     """One way to train unequal devices on parts of one network."""
 
     cut: Cut
-    """What submodels are cut in."""
+    """Whether width, depth or both are cut."""
     policy: PolicyKind = "leading"
     """Which channels a submodel keeps."""
     exits: Literal["last", "self", "mutual"] = "last"
-    """What early exits learn from: there are none, the last exit, or each other."""
+    """Whether there is only the last exit, or early exits learn from the last one, or from each other."""
     classes: Literal["plain", "masked", "balanced"] = "plain"
-    """What a client's loss makes of its shares of the classes, unless the settings say otherwise."""
+    """How a client's loss treats class imbalance, unless the settings say otherwise."""
     devices: Literal["all", "smallest", "largest"] = "all"
-    """Whether each device gets the submodel of its level, all get the smallest, or only the largest take
-    part."""
+    """Whether each client trains the submodel of its level, all train the smallest, or only clients of the
+    largest level train."""
 
 
 VARIANTS: Mapping[str, Variant] = {
@@ -51,7 +51,7 @@ class LevelPlan:
     whole: Shape
     """The network that the server holds."""
     shapes: tuple[Shape | None, ...]
-    """By level, from the smallest; ``None`` for one that takes no part."""
+    """By level, from the smallest; ``None`` for a level that is not trained."""
 
     @classmethod
     def of(
@@ -62,7 +62,7 @@ class LevelPlan:
         Parameters
         ----------
         variant
-            Says what is cut, and who takes part.
+            How submodels are cut, and which levels are trained.
         settings
             Of the run.
         input_shape
@@ -87,11 +87,11 @@ class LevelPlan:
                 return cls(whole, (None,) * (len(shapes) - 1) + (whole,))
 
     def trains(self, level: int) -> bool:
-        """Tell whether a level takes part."""
+        """Tell whether a level is trained."""
         return 1 <= level <= len(self.shapes) and self.shapes[level - 1] is not None
 
     def distinct(self) -> list[tuple[int, Shape]]:
-        """Return level and shape of the submodels that differ, the smallest first."""
+        """Return level and shape of the distinct submodels, the smallest first."""
         found: list[tuple[int, Shape]] = []
         for level, shape in enumerate(self.shapes, start=1):
             if shape is not None and shape not in [known for _, known in found]:

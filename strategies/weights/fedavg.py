@@ -20,7 +20,7 @@ _BYTES_PER_WEIGHT = 4
 
 
 class FedAvgServer:
-    """The server half: sends the global model, averages what comes back, one reply at a time."""
+    """The server half: sends the global model and averages the clients' weights, one reply at a time."""
 
     final_exchange = False
 
@@ -52,15 +52,15 @@ class FedAvgServer:
         return Incoming(evaluation, self._paper_bytes())
 
     def finish(self, round: int) -> None:
-        """Make the mean the global model; without any reply it stays as it is."""
+        """Make the mean the global model; without replies it stays unchanged."""
         load_learned_state(self._model, self._merging.merged())
 
     def greet(self, hello: HelloReply) -> str:
-        """Nothing to note: every client gets the whole model."""
+        """Return no remark: every client gets the whole model."""
         return ""
 
     def candidates(self, clients: Sequence[str]) -> list[str]:
-        """Ask anyone."""
+        """Return all clients."""
         return list(clients)
 
     def weights(self) -> Mapping[str, Tensor]:
@@ -72,11 +72,11 @@ class FedAvgServer:
         return Score(self._server.evaluate(self._model, test))
 
     def state(self) -> MethodState:
-        """Return nothing: the model is all there is."""
+        """Return nothing: the weights are the only state."""
         return MethodState()
 
     def load_state(self, state: MethodState, weights: Mapping[str, Tensor]) -> None:
-        """Take up the global model."""
+        """Restore the global model."""
         load_learned_state(self._model, weights)
 
     def _new_merging(self, round: int) -> WeightAggregator:
@@ -88,9 +88,9 @@ class FedAvgServer:
 
 
 class FedAvgClient:
-    """The client half: scores the received model, trains it, sends it back; it remembers nothing.
+    """The client half: scores the received model, trains it and sends it back; it keeps no state.
 
-    A method that differs from FedAvg in what clients learn overrides `loss`.
+    A method that only differs from FedAvg in the clients' loss overrides `loss`.
     """
 
     def __init__(self, client: ClientSide) -> None:

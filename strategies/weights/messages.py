@@ -13,14 +13,14 @@ Weights = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class WeightsRequest(RoundRequest):
-    """Evaluate these weights, then train from them."""
+    """A request to evaluate these weights and then train from them."""
 
     weights: Weights
 
 
 @dataclass(frozen=True)
 class WeightsReply(EvaluatedReply):
-    """Trained weights, and how many samples they were trained on."""
+    """Trained weights, and the number of samples they were trained on."""
 
     trained_on: int
     weights: Weights

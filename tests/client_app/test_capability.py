@@ -134,7 +134,7 @@ def test_a_level_of_which_one_sample_does_not_fit_needs_without_end(monkeypatch:
     run = RunSettings.parse({"strategy": "scalefl", "model": "elastic-cnn"})
     found = measure(run, run.model, load_client_data(run, 0, 10), CPU)
     assert choose(found, Budgets(10**12, math.inf)) == Carried(
-        1, "even the smallest level has no room for one sample"
+        1, "even the smallest level does not fit the memory with one sample"
     )
 
 

@@ -84,7 +84,7 @@ def test_simulated_nodes_are_dealt_levels_by_the_shares(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("who", [REAL, {"partition_id": 0, "num_partitions": 2}], ids=["real", "simulated"])
 def test_a_nodes_own_level_comes_first(who: dict[str, Any], tmp_path: Path) -> None:
-    assert level_of(node(ELASTIC, **who, state_dir=str(tmp_path), level=3)) == (3, "as its node-config says")
+    assert level_of(node(ELASTIC, **who, state_dir=str(tmp_path), level=3)) == (3, "set in its node-config")
 
 
 def test_a_level_that_does_not_exist_is_refused(tmp_path: Path) -> None:
@@ -175,8 +175,8 @@ def test_a_nodes_own_device_comes_first_with_its_share_of_memory(
 def test_a_node_says_what_is_not_as_asked(caplog: pytest.LogCaptureFixture) -> None:
     of = node({"precision": "fp16"}, **REAL, device="cpu", gpu_memory=4.0)
     assert of.notes == [
-        "gpu-memory = 4 limits nothing on a CPU",
-        'precision = "fp16": a CPU computes it more slowly than fp32, computing in fp32',
+        "gpu-memory = 4 has no effect on a CPU",
+        'precision = "fp16": it is slower than fp32 on a CPU, computing in fp32',
     ]
     assert [record.getMessage() for record in caplog.records if record.name == "flwr"] == of.notes
 

@@ -41,8 +41,8 @@ def test_what_is_not_as_asked_is_told(recipe: Path, capsys: pytest.CaptureFixtur
     config = 'partition-id=0 num-partitions=20 device="cpu" gpu-memory=4.0'
     assert main([str(recipe), "--node-config", config]) == 0
     shown = " ".join(capsys.readouterr().out.split())
-    assert "gpu-memory = 4 limits nothing on a CPU" in shown
-    assert 'precision = "fp16": a CPU computes it more slowly than fp32, computing in fp32' in shown
+    assert "gpu-memory = 4 has no effect on a CPU" in shown
+    assert 'precision = "fp16": it is slower than fp32 on a CPU, computing in fp32' in shown
 
 
 BAD_FILES = {

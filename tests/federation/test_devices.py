@@ -42,7 +42,7 @@ def test_a_run_whose_machines_lack_its_precision_is_one_in_float32(
 
     expected, got = server_weights(exact), server_weights(asked)
     assert all(torch.equal(got[name], expected[name]) for name in expected)
-    assert 'The server: precision = "fp16": a CPU computes it more slowly than fp32' in caplog.text
+    assert 'The server: precision = "fp16": it is slower than fp32 on a CPU' in caplog.text
     assert asked.differences(settings(tmp_path / "fp16", device="cpu", precision="fp16")) == []
 
 
@@ -53,7 +53,7 @@ def test_a_simulation_that_lacks_it_is_refused_at_once(tmp_path: Path) -> None:
 
 def test_what_a_node_lacks_is_told_at_the_server(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     run_with_real_nodes(tmp_path, device="cpu", precision="fp16", num_rounds=1)
-    note = 'precision = "fp16": a CPU computes it more slowly than fp32, computing in fp32'
+    note = 'precision = "fp16": it is slower than fp32 on a CPU, computing in fp32'
     assert {f"Client clinic-{part}: {note}" for part in range(3)} <= set(caplog.messages)
 
 
@@ -98,4 +98,4 @@ def test_a_run_short_of_memory_goes_as_one_with_enough(
 def test_scalefl_s_nodes_learn_in_micro_batches(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = run_quickly(tmp_path, nodes=4, strategy="scalefl", model="elastic-cnn")
     assert len(folder.rounds()) == 4
-    assert "Out of memory at batch 50: going on in micro-batches of 25" in caplog.text
+    assert "Out of memory at batch size 50: continuing with micro-batches of 25" in caplog.text

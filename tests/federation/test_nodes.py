@@ -66,7 +66,7 @@ def test_too_few_nodes_end_the_run_with_what_was_waited_for(tmp_path: Path) -> N
     assert str(error.value) == (
         "waited 7 s (at most wait-for-nodes) for 3 clients (min-nodes, min-replies); "
         "available: client-0000, client-0001; "
-        "nodes that have not said hello: 0; refused: 0"
+        "nodes that have not answered the hello: 0; refused: 0"
     )
     assert 7 <= grid.clock.now() < 8
 
@@ -74,7 +74,7 @@ def test_too_few_nodes_end_the_run_with_what_was_waited_for(tmp_path: Path) -> N
 def test_nodes_that_never_answer_the_hello_are_counted(tmp_path: Path) -> None:
     run_settings = settings(tmp_path)
     grid = grid_for(run_settings, nodes=2, faults=lambda request, reply, now: dropped(reply, now))
-    with pytest.raises(FederationError, match="available: none; nodes that have not said hello: 2"):
+    with pytest.raises(FederationError, match="available: none; nodes that have not answered the hello: 2"):
         run_over(grid, run_settings)
 
 
@@ -223,7 +223,10 @@ def test_a_second_node_of_a_name_waits_until_the_first_is_gone(
         run_over(grid, run_settings, simulation=False)
     assert asked_in(grid, first) == [1, 2, 3, 4]
     assert asked_in(grid, second) == [5, 6, 7, 8]
-    assert caplog.messages.count(f"Node {second} refused while another node is client 'clinic-1'") == 1
+    assert (
+        caplog.messages.count(f"Node {second} refused while another node that is online is client 'clinic-1'")
+        == 1
+    )
 
 
 def test_the_error_of_too_few_nodes_names_doubles(tmp_path: Path) -> None:
@@ -232,7 +235,9 @@ def test_the_error_of_too_few_nodes_names_doubles(tmp_path: Path) -> None:
     for _ in range(2):
         real_node(grid, run_settings.flat(), 1, tmp_path)
     _, second = grid.nodes
-    with pytest.raises(FederationError, match=f"node {second}: another node is client 'clinic-1'"):
+    with pytest.raises(
+        FederationError, match=f"node {second}: another node that is online is client 'clinic-1'"
+    ):
         run_over(grid, run_settings, simulation=False)
 
 
@@ -373,7 +378,7 @@ def test_a_node_that_changes_its_network_is_told_so(tmp_path: Path) -> None:
     longer = settings(tmp_path, min_nodes=1, num_rounds=3, resume=str(folder.path))
     run_over(grid, longer, simulation=False)
     (reason,) = failures(folder)[3].values()
-    assert "client 'clinic-0' has trained 'cnn' in this experiment" in reason
+    assert "client 'clinic-0' trained 'cnn' before in this experiment" in reason
 
 
 def test_a_server_model_that_diverges_ends_the_run_with_a_message(tmp_path: Path) -> None:

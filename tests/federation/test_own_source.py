@@ -105,7 +105,7 @@ def test_a_sources_own_setting_is_read(own: dict[str, Any], tmp_path: Any) -> No
 
 
 def test_a_sources_own_setting_is_idle_where_no_source_reads_it(own: dict[str, Any], tmp_path: Any) -> None:
-    with pytest.raises(SettingsError, match=r"custom\.waves\.steps = 10: nothing of custom/ that this run"):
+    with pytest.raises(SettingsError, match=r"custom\.waves\.steps = 10: no code of custom/ that this run"):
         run_quickly(tmp_path, 2, num_rounds=1, **{"custom.waves.steps": 10})
 
 

@@ -26,7 +26,7 @@ def failed(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunFolder, str]:
 
 
 def test_too_few_replies_end_the_run_with_both_numbers(failed: tuple[RunFolder, str]) -> None:
-    assert failed[1].startswith("round 3: 1 of 3 clients gave a reply that was accepted, min-replies is 2")
+    assert failed[1].startswith("round 3: replies of 1 of 3 clients were accepted, min-replies is 2")
 
 
 def test_a_failed_run_leaves_a_checkpoint_and_a_table(failed: tuple[RunFolder, str]) -> None:

@@ -321,7 +321,7 @@ def test_a_client_that_has_trained_another_level_is_told_to_set_it_back(tmp_path
     (failure,) = folder.rounds()[1]["nodes"]["failed"]
     assert failure["client"] == "clinic-1"
     assert "client 'clinic-1' has trained 'elastic-cnn level 1'" in failure["reason"]
-    assert "set it back, or give the node another client-name" in failure["reason"]
+    assert "use that model again, or give the node another client-name" in failure["reason"]
 
 
 def test_a_checkpoint_keeps_who_is_at_which_level(runs: Runs) -> None:

@@ -151,8 +151,8 @@ def test_the_smaller_micro_batch_is_remembered_and_each_halving_told_once(caplog
 
     assert model.sizes == [64, 32, *[16] * 16]
     assert [record.getMessage() for record in caplog.records if record.name == "flwr"] == [
-        "Out of memory at batch 64: going on in micro-batches of 32",
-        "Out of memory at batch 32: going on in micro-batches of 16",
+        "Out of memory at batch size 64: continuing with micro-batches of 32",
+        "Out of memory at batch size 32: continuing with micro-batches of 16",
     ]
 
 
@@ -168,8 +168,8 @@ def test_the_next_training_tries_whole_batches_again():
 def test_where_one_sample_does_not_fit_the_error_says_so_with_the_numbers():
     model = ShortMemory(linear_network(0), 0)
     message = (
-        r"out of memory even at batch 1: on cpu the network's 15 parameters alone take 0\.00018 MB with "
-        rf"their gradients and momentum\. Take a smaller network or level.*{CUDA_SAYS[:20]}"
+        r"out of memory even at batch size 1: on cpu the network's 15 parameters alone take 0\.00018 MB with "
+        rf"their gradients and momentum\. Use a smaller network or level.*{CUDA_SAYS[:20]}"
     )
     with pytest.raises(MemoryShortageError, match=message):
         train(model, random_samples(8))
@@ -191,7 +191,7 @@ def test_memory_too_small_for_the_weights_themselves_is_told_too(monkeypatch):
         raise torch.OutOfMemoryError(CUDA_SAYS)
 
     monkeypatch.setattr("learning.optimizers.sgd", no_room)
-    with pytest.raises(MemoryShortageError, match="out of memory even at batch 8"):
+    with pytest.raises(MemoryShortageError, match="out of memory even at batch size 8"):
         train(linear_network(0), random_samples(8))
 
 
@@ -237,7 +237,7 @@ def test_no_micro_batch_of_a_network_with_batch_norms_has_one_sample(samples, si
 @pytest.mark.slow
 def test_a_network_with_batch_norms_gives_up_at_two_samples():
     inner = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(4), linear_network(0)[1])
-    with pytest.raises(MemoryShortageError, match="even at batch 2"):
+    with pytest.raises(MemoryShortageError, match="even at batch size 2"):
         train(ShortMemory(inner, 1), random_samples(8))
 
 
@@ -314,13 +314,13 @@ def test_answers_come_in_smaller_batches(caplog):
     assert torch.equal(exit_logits(short, samples.inputs)[0], exit_logits(whole, samples.inputs)[0])
 
     assert short.sizes[:3] == [260, 130, 65]
-    assert "Out of memory at batch 260: going on in micro-batches of 130" in caplog.text
+    assert "Out of memory at batch size 260: continuing with micro-batches of 130" in caplog.text
 
 
 @pytest.mark.slow
 def test_an_answer_to_one_sample_that_does_not_fit_is_an_error_and_the_mode_is_restored():
     model = ShortMemory(linear_network(0), 0).train()
-    with pytest.raises(MemoryShortageError, match="out of memory even at batch 1"):
+    with pytest.raises(MemoryShortageError, match="out of memory even at batch size 1"):
         predict(model, random_samples(3).inputs)
     assert model.training
 
@@ -373,5 +373,5 @@ def test_a_process_whose_memory_is_limited_learns_the_same():
     short, told = trained_with(LITTLE)
 
     assert "Out of memory" not in told_nothing
-    assert "Out of memory at batch 512: going on in micro-batches of 256" in told
+    assert "Out of memory at batch size 512: continuing with micro-batches of 256" in told
     assert short == pytest.approx(whole, rel=1e-4)

@@ -98,7 +98,7 @@ def test_more_memory_than_the_card_has_is_refused():
 
 def test_a_card_that_is_not_there_is_refused():
     number = torch.cuda.device_count()
-    with pytest.raises(SettingsError, match=rf'"cuda:{number}": there is no such card; .*cuda:{number - 1}$'):
+    with pytest.raises(SettingsError, match=rf'"cuda:{number}": there is no such GPU; .*cuda:{number - 1}$'):
         find_place(f"cuda:{number}")
 
 
@@ -109,7 +109,7 @@ def test_a_node_with_little_memory_learns_what_one_with_more_does():
     (bias, answers, left, taken), told = trained(0.4)
     (whole_bias, whole_answers, _, _), told_nothing = trained(None)
 
-    assert "Out of memory at batch 256: going on in micro-batches of 128" in told
+    assert "Out of memory at batch size 256: continuing with micro-batches of 128" in told
     assert "Out of memory" not in told_nothing
     assert bias == pytest.approx(whole_bias, abs=1e-4)
     assert answers == pytest.approx(whole_answers, abs=1e-4)
@@ -134,7 +134,7 @@ def test_where_one_sample_does_not_fit_the_node_says_so():
         [sys.executable, "-c", script], cwd=PROJECT, capture_output=True, text=True, check=False
     )
     assert done.returncode != 0
-    assert "MemoryShortageError: out of memory even at batch 1" in done.stderr
+    assert "MemoryShortageError: out of memory even at batch size 1" in done.stderr
     assert "CUDA out of memory" in done.stderr
 
 
@@ -160,5 +160,5 @@ def test_fewer_bits_take_less_memory_and_learn_nearly_the_same(wanted):
 def test_float16_goes_on_in_micro_batches_too():
     (_, answers, *_), told = trained(0.15, "fp16")
     (_, exact, *_), _ = trained(None, "fp16")
-    assert "Out of memory at batch 256" in told
+    assert "Out of memory at batch size 256" in told
     assert answers == pytest.approx(exact, abs=0.02)

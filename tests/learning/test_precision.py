@@ -93,7 +93,7 @@ def test_a_precision_that_a_cpu_has_is_taken(wanted, monkeypatch):
 
 @pytest.mark.parametrize(
     ("wanted", "reason"),
-    [("bf16", "this CPU does not have it"), ("fp16", "a CPU computes it more slowly than fp32")],
+    [("bf16", "this CPU does not support it"), ("fp16", "it is slower than fp32 on a CPU")],
 )
 def test_one_that_a_cpu_has_not_is_replaced_and_said_why(wanted, reason, monkeypatch):
     monkeypatch.setattr("learning.precision._cpu_has_bfloat16", lambda: False)
@@ -115,7 +115,7 @@ def test_whether_this_cpu_has_bfloat16_can_be_told():
             False,
             (
                 "fp32",
-                'precision = "bf16": Tesla T4 (compute capability 7.5, needed is 8.0) does not have it, '
+                'precision = "bf16": Tesla T4 (compute capability 7.5, needed is 8.0) does not support it, '
                 "computing in fp32",
             ),
         ),

@@ -45,5 +45,5 @@ def test_nodes_of_unequal_levels_train_one_network(tmp_path):
         for way in ("up", "down"):
             assert traffic[f"paper_{way}"] < traffic[f"wire_{way}"] < 1.5 * traffic[f"paper_{way}"]
     for name, level in levels.items():
-        assert f"Client {name} joined (elastic-cnn): level {level}, as its node-config says" in log
+        assert f"Client {name} joined (elastic-cnn): level {level}, set in its node-config" in log
     assert not list((tmp_path / "state").rglob("*.safetensors")), "no state outlives a round"

@@ -94,7 +94,7 @@ def test_a_cpu_leaves_cuda_alone(cards):
     [
         (0, "cuda", r'device = "cuda": .* no usable GPU; allowed here: auto, cpu$'),
         (0, "cuda:0", r'device = "cuda:0": .* no usable GPU; allowed here: auto, cpu$'),
-        (2, "cuda:7", r'device = "cuda:7": there is no such card; .* auto, cpu, cuda, cuda:0, cuda:1$'),
+        (2, "cuda:7", r'device = "cuda:7": there is no such GPU; .* auto, cpu, cuda, cuda:0, cuda:1$'),
         (1, "tpu", r'device = "tpu": there is no such device; allowed here: auto, cpu, cuda, cuda:0$'),
     ],
 )
@@ -114,7 +114,7 @@ def test_a_card_without_room_is_refused_with_the_reason(cards):
     cards.there(1)
     cards.broken(torch.OutOfMemoryError("CUDA out of memory.\nTried"))
     with pytest.raises(
-        SettingsError, match=r'device = "cuda:0": the card does not work: CUDA out of memory\.;'
+        SettingsError, match=r'device = "cuda:0": the GPU does not work: CUDA out of memory\.;'
     ):
         choose_device("cuda:0")
 
@@ -206,7 +206,7 @@ def test_more_memory_than_the_card_has_is_refused_with_what_it_has(cards, name):
 def test_a_limit_is_said_to_be_of_no_effect_on_a_cpu(cards, name):
     place = find_place(name, gpu_memory=4.0)
     assert place.device.type == "cpu"
-    assert place.note == "gpu-memory = 4 limits nothing on a CPU"
+    assert place.note == "gpu-memory = 4 has no effect on a CPU"
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0])

@@ -171,13 +171,13 @@ WRONG_RUNS = [
     ({"output-dir": "~nobody-has-this-name/runs"}, 'output-dir = "~nobody-has-this-name/runs"', "absolute"),
     ({"resume": "runs/7"}, 'resume = "runs/7"', '"", "auto" or an absolute path'),
     # levels
-    ({"levels.shares": "0.5,0.6"}, 'levels.shares = "0.5,0.6"', "sum to 1, these sum to 1.1"),
+    ({"levels.shares": "0.5,0.6"}, 'levels.shares = "0.5,0.6"', "sum to 1; these sum to 1.1"),
     ({"levels.shares": "1.5,-0.5"}, 'levels.shares = "1.5,-0.5"', "at least 0"),
-    ({"levels.shares": ""}, 'levels.shares = ""', "sum to 1, these sum to 0"),
-    ({"levels.shares": "0.5;0.5"}, 'levels.shares = "0.5;0.5"', "numbers with commas between them"),
-    ({"levels.shares": "nan,1"}, 'levels.shares = "nan,1"', "numbers with commas between them"),
-    ({"levels.budgets": "0.5,0.25,1"}, 'levels.budgets = "0.5,0.25,1"', "ascend"),
-    ({"levels.budgets": "0,1"}, 'levels.budgets = "0,1"', "from above 0"),
+    ({"levels.shares": ""}, 'levels.shares = ""', "sum to 1; these sum to 0"),
+    ({"levels.shares": "0.5;0.5"}, 'levels.shares = "0.5;0.5"', "numbers separated by commas"),
+    ({"levels.shares": "nan,1"}, 'levels.shares = "nan,1"', "numbers separated by commas"),
+    ({"levels.budgets": "0.5,0.25,1"}, 'levels.budgets = "0.5,0.25,1"', "increase"),
+    ({"levels.budgets": "0,1"}, 'levels.budgets = "0,1"', "be above 0"),
     ({"levels.budgets": "0.5"}, 'levels.budgets = "0.5"', "the last must be 1"),
     (
         {"levels.widths": "0,1", "levels.exits": "4,8"},
@@ -185,19 +185,19 @@ WRONG_RUNS = [
         "above 0 and at most 1",
     ),
     ({"levels.widths": "0.5,1.5"}, 'levels.widths = "0.5,1.5"', "above 0 and at most 1"),
-    ({"levels.widths": "0.7,0.5,1"}, 'levels.widths = "0.7,0.5,1"', "must not descend"),
+    ({"levels.widths": "0.7,0.5,1"}, 'levels.widths = "0.7,0.5,1"', "must not decrease"),
     ({"levels.widths": "0.5,0.7"}, 'levels.widths = "0.5,0.7"', "the last must be 1"),
-    ({"levels.exits": "6,4,8"}, 'levels.exits = "6,4,8"', "ascend"),
-    ({"levels.exits": "4,4"}, 'levels.exits = "4,4"', "ascend"),
+    ({"levels.exits": "6,4,8"}, 'levels.exits = "6,4,8"', "increasing"),
+    ({"levels.exits": "4,4"}, 'levels.exits = "4,4"', "increasing"),
     ({"levels.exits": "0,8"}, 'levels.exits = "0,8"', "from 1"),
     ({"levels.exits": "4.5,8"}, 'levels.exits = "4.5,8"', "numbers of blocks"),
-    ({"levels.exits": "4,inf"}, 'levels.exits = "4,inf"', "numbers with commas between them"),
+    ({"levels.exits": "4,inf"}, 'levels.exits = "4,inf"', "numbers separated by commas"),
     (
         {"levels.widths": "0.5,1", "levels.exits": "8"},
         'levels.widths = "0.5,1", levels.exits = "8"',
-        "must name as many levels",
+        "must have one value per level each",
     ),
-    ({"train.milestones": "20,10"}, 'train.milestones = "20,10"', "ascend"),
+    ({"train.milestones": "20,10"}, 'train.milestones = "20,10"', "increasing"),
     ({"train.milestones": "0"}, 'train.milestones = "0"', "from 1"),
     ({"train.decay": 0.0}, "train.decay = 0.0", "greater than 0"),
     ({"scalefl.start": 1.5}, "scalefl.start = 1.5", "less than or equal to 1"),
@@ -213,7 +213,7 @@ WRONG_RUNS = [
     ({"num_rounds": 3}, "num_rounds = 3", "no such setting"),
     ({"train.batch_size": 4}, "train.batch_size = 4", "no such setting; there are .* train.batch-size"),
     ({"data": 3}, "data = 3", "a table, whose settings are data.source, "),
-    ({"data": 3, "data.alpha": 1.0}, "data.alpha = 1.0", "data = 3 is no table"),
+    ({"data": 3, "data.alpha": 1.0}, "data.alpha = 1.0", "data = 3 is not a table"),
     ({"data.alpha": 1.0, "data": 3}, "data = 3", "a table, whose settings are .*data.alpha"),
     ({"data.alpha.x": 1}, 'data.alpha = {"x": 1}', "number"),
 ]
@@ -270,7 +270,7 @@ def test_plain_client_names_are_taken(name):
 def test_client_names_that_are_no_plain_folder_name_are_refused(name):
     (line,) = refusal(NodeSettings, {"client-name": name})
     assert line.startswith("client-name = ")
-    assert "letters, digits, dots, dashes and underscores, 64 at most" in line
+    assert "letters, digits, dots, dashes and underscores, at most 64" in line
 
 
 WRONG_NODES = [
@@ -293,7 +293,7 @@ WRONG_NODES = [
         "seconds-per-round-budget = Infinity",
         "finite",
     ),
-    ({"client-name": "a", "device": "gpu"}, 'device = "gpu"', "'auto', 'cpu' or 'cuda'"),
+    ({"client-name": "a", "device": "gpu"}, 'device = "gpu"', "'auto', 'cpu', 'cuda'"),
     ({"client-name": "a", "state-dir": "state"}, 'state-dir = "state"', "absolute path"),
     ({"client-name": "a", "threads": 0}, "threads = 0", "greater than or equal to 1"),
     ({"client-nme": "a"}, 'client-nme = "a"', "no such setting; there are client-name, "),

@@ -55,7 +55,7 @@ REFUSED = {
             "early_stopping__patience": 3,
             "early_stopping__metric": "server-accuracy",
         },
-        'the server scores nothing; allowed is "clients-accuracy"',
+        'the server evaluates nothing; allowed is "clients-accuracy"',
     ),
     "unequal networks averaged": (
         {"strategy": "fedavg", "models": "cnn,resnet20"},
@@ -137,7 +137,7 @@ IDLE = {
     ),
     "a custom table without its owner": (
         {"custom__nothing__rate": 0.5},
-        "custom.nothing.rate = 0.5: nothing of custom/ that this run names has a table for it",
+        "custom.nothing.rate = 0.5: no code of custom/ that this run uses has such a setting",
     ),
 }
 

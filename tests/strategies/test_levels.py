@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from models import elastic_design
 from models.elastic import Shape
-from models.elastic.cost import flops_of, parameters_of
+from models.elastic.cost import macs_of, parameters_of
 from models.elastic.planning import TOLERANCE
 from protocol.errors import SettingsError
 from protocol.settings import LevelsSettings
@@ -63,7 +63,7 @@ def test_the_preset_is_the_networks_own():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("unit", "count"), [("parameters", parameters_of), ("flops", flops_of)])
+@pytest.mark.parametrize(("unit", "count"), [("parameters", parameters_of), ("flops", macs_of)])
 def test_searched_levels_cost_their_budgets(unit, count):
     shapes = plan(plan=unit, budgets="0.25,0.5,1", shares="0.2,0.3,0.5")
 

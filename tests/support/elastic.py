@@ -121,7 +121,7 @@ def levels(
 
 
 def multiply_adds(network: ElasticNetwork, image_shape: tuple[int, int, int]) -> int:
-    """Count the multiply-adds of convolutions and linear layers, through all exits, for one image."""
+    """Count the MACs of convolutions and linear layers, through all exits, for one image."""
     with FlopCounterMode(display=False) as counter:
         network.eval().exits(torch.zeros(1, *image_shape, device="meta"))
     return counter.get_total_flops() // 2

@@ -64,7 +64,7 @@ def test_axes_of_a_parameter_that_a_layer_does_without_are_left_out():
 def test_a_layer_that_states_no_axes_is_refused_by_its_parameters_name():
     model = nn.Sequential(ElasticConv2d(IMAGE, STEM, 3, width=1), nn.Conv2d(8, 4, 1, bias=False))
 
-    with pytest.raises(ValueError, match=r"'1\.weight' states no axes.*models\.elastic\.layers"):
+    with pytest.raises(ValueError, match=r"'1\.weight' has no axes.*models\.elastic\.layers"):
         axes_of(model)
 
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from models.elastic.cnn import CNN
-from models.elastic.cost import Cost, cost_of, flops_of, parameters_of
+from models.elastic.cost import Cost, cost_of, macs_of, parameters_of
 from models.elastic.network import Shape
 from tests.support.elastic import TINY_MSDNET, TINY_RESNET
 
@@ -12,7 +12,7 @@ LEVEL = Shape(0.75, (5, 6))
 
 
 def convolution(inputs, outputs):
-    """Return the parameters of a 3x3 convolution and its norm, and its multiply-adds a position."""
+    """Return the parameters of a 3x3 convolution and its norm, and its MACs per position."""
     return 9 * inputs * outputs + 2 * outputs, 9 * inputs * outputs
 
 
@@ -32,7 +32,7 @@ def test_multiply_adds_up_to_an_exit_count_its_head_and_those_before():
     shallow = sum(convolution(a, b)[1] * positions for a, b, positions in UP_TO_BLOCK5) + 4 * 12 * 10
     deep = shallow + convolution(12, 24)[1] * 4 + 4 * 24 * 10
 
-    assert cost_of(CNN, IMAGE, 10, LEVEL).flops == (shallow, deep) == (97_248, 108_576)
+    assert cost_of(CNN, IMAGE, 10, LEVEL).macs == (shallow, deep) == (97_248, 108_576)
 
 
 def test_the_cost_counts_the_parameters_of_the_shape():
@@ -53,30 +53,30 @@ def test_what_is_counted_on_the_meta_device_is_what_a_built_network_holds(shape)
     "design", [CNN, TINY_RESNET.design, TINY_MSDNET.design], ids=["cnn", "resnet", "msdnet"]
 )
 def test_multiply_adds_ascend_by_exit_and_by_level(design):
-    flops = [cost_of(design, (3, 32, 32), 10, shape).flops for shape in design.preset]
+    macs = [cost_of(design, (3, 32, 32), 10, shape).macs for shape in design.preset]
 
-    for level in flops:
+    for level in macs:
         assert sorted(set(level)) == list(level)
-    assert flops == sorted(flops, key=lambda level: level[-1])
-    assert [len(level) for level in flops] == [1, 2, 3, 4]
+    assert macs == sorted(macs, key=lambda level: level[-1])
+    assert [len(level) for level in macs] == [1, 2, 3, 4]
 
 
 def test_larger_images_cost_more_multiply_adds_and_no_more_parameters():
     small, large = (cost_of(CNN, (1, side, side), 10, LEVEL) for side in (8, 16))
 
     assert large.parameters == small.parameters
-    assert 3.9 < large.flops[-1] / small.flops[-1] < 4
+    assert 3.9 < large.macs[-1] / small.macs[-1] < 4
 
 
 def test_counting_draws_no_random_weights():
     """As a network that takes memory would."""
     state = torch.random.get_rng_state()
 
-    flops_of(CNN, (1, 64, 64), 10, shape := Shape(0.95, (7,)))
+    macs_of(CNN, (1, 64, 64), 10, shape := Shape(0.95, (7,)))
     parameters_of(CNN, (1, 64, 64), 10, shape)
 
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
 def test_weights_take_four_bytes_a_parameter():
-    assert Cost(parameters=7, flops=(1,)).bytes == 28
+    assert Cost(parameters=7, macs=(1,)).bytes == 28

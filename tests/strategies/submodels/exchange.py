@@ -46,7 +46,7 @@ def client_side(settings, folder, name="ada", classes=CLASSES):
     return ClientSide(settings, name, settings.model, data, pool, StateStore(folder / name), CPU)
 
 
-def hello(client, level, reason="as its node-config says"):
+def hello(client, level, reason="set in its node-config"):
     return HelloReply(client, True, "elastic-cnn", "pool", "code", b"", level, reason)
 
 

@@ -284,9 +284,9 @@ def test_a_nodes_level_and_its_reason_are_remarked():
 
 
 def test_a_level_holds_until_another_is_reported(server):
-    assert server.greet(hello("client-1", 3)) == "level 3 in place of 1, as its node-config says"
+    assert server.greet(hello("client-1", 3)) == "level 3 in place of 1, set in its node-config"
     assert begin(server, 1, "client-1")["client-1"].level == 3
-    assert server.greet(hello("client-1", 3)) == "level 3, as its node-config says"
+    assert server.greet(hello("client-1", 3)) == "level 3, set in its node-config"
 
 
 def test_a_level_reported_in_the_middle_of_a_round_counts_from_the_next_on(server):
@@ -479,4 +479,4 @@ def test_scoring_changes_nothing(server):
 def test_without_calibration_nothing_is_scored_and_the_log_says_so(caplog):
     server = server_for(SETTINGS, calibrated=False)
     assert server.score(samples(12, "test")) is None
-    assert 'The server scores nothing: scalefl.calibration = "none"' in caplog.text
+    assert 'The server evaluates nothing: with scalefl.calibration = "none"' in caplog.text
