@@ -126,7 +126,9 @@ def test_costs_ascend_with_the_level_and_with_the_exits(design):
     for shape, count in zip(design.preset, parameters, strict=True):
         network = build_elastic(design, IMAGES, CLASSES, 0, shape)
         assert count == sum(tensor.numel() for tensor in learned_state(network).values())
-    smallest, largest = (cost_of(design, IMAGES, CLASSES, shape).flops for shape in design.preset[:: DEPTH - 1])
+    smallest, largest = (
+        cost_of(design, IMAGES, CLASSES, shape).flops for shape in design.preset[:: DEPTH - 1]
+    )
     assert 0 < smallest[0] <= largest[0]
     assert sorted(set(largest)) == list(largest)
 
