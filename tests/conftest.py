@@ -1,4 +1,4 @@
-"""What holds for all tests: no deadlines of hypothesis, cheap garbage collections, no waiting for the disk."""
+"""What holds for all tests: no deadlines of hypothesis, cheap garbage collections, no wait for the disk."""
 
 import gc
 from collections.abc import Iterator
