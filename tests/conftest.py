@@ -17,6 +17,11 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+def pytest_unconfigure() -> None:
+    """Let the interpreter clear it away at its end; compiled modules complain of what is left."""
+    gc.unfreeze()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _without_fsync() -> Iterator[None]:
     """Wait for no disk: power is never lost in a test, and a small run has a hundred such waits."""

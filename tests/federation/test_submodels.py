@@ -13,6 +13,7 @@ from models import load_weights
 from models.elastic import Shape
 from protocol.settings import RunSettings
 from server_app.checkpoint import CheckpointStore
+from server_app.report import submodels as submodels_drawn
 from server_app.run_folder import RunFolder
 from simulation.grid import FIRST_NODE, InProcessGrid, is_train, read_reply
 from simulation.run import grid_for, run_over
@@ -112,6 +113,7 @@ def test_the_table_and_the_report_show_levels_and_exits(runs: Runs) -> None:
     assert "from confidence 0.8" in words
     assert "against DS-FL" not in words
     assert folder.report_file.read_text().count("<svg") == 2
+    assert submodels_drawn(folder.rounds()).startswith("<svg")
 
 
 def test_no_message_of_a_small_level_holds_a_deeper_block_or_norm_statistics(runs: Runs) -> None:
