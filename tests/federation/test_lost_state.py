@@ -44,7 +44,7 @@ def test_a_lost_state_is_found_out_at_once_and_mended_in_the_next_exchange(
     warnings = [record.getMessage() for record in caplog.records]
     lacked = replies[LOST_AFTER].missing
     assert warnings == [
-        f"Round {LOST_AFTER + 1}: client-0001: its cache is not what was believed: it starts anew, "
+        f"Round {LOST_AFTER + 1}: client-0001: its cache is out of step: all labels are resent, "
         f"it lacked {lacked} labels"
     ]
     assert [request.reset for request in requests] == [None] * (LOST_AFTER + 1) + [True, None]

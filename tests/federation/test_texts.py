@@ -11,6 +11,7 @@ from data.tokenisers import read, train_wordpiece
 from strategies.submodels.variants import VARIANTS
 from tests.support.federation import run_quickly, settings
 
+DISTILLATION = {"distillation__optimizer": "adamw", "distillation__learning_rate": 0.001}
 WORDS = {"0": ("awful", "boring", "dull"), "1": ("lovely", "bright", "great")}
 
 
@@ -42,8 +43,7 @@ def test_every_method_learns_from_texts(strategy, reviews, tmp_path):
         text__vocabulary=120,
         train__optimizer="adamw",
         train__learning_rate=0.001,
-        distillation__optimizer="adamw",
-        distillation__learning_rate=0.001,
+        **(DISTILLATION if strategy in ("scarlet", "dsfl") else {}),
     )
     lines = list(folder.rounds())
     assert len(lines) == 2

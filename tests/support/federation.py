@@ -20,6 +20,8 @@ QUICK: dict[str, Any] = {
 """Settings of a run that takes a second or two."""
 DIGITS: dict[str, Any] = {"data.max-samples": 600, "data.server-test-size": 100}
 """A third of them, unless a run has other data."""
+ALL_DIGITS: dict[str, Any] = {"data__max_samples": 0, "data__server_test_size": 300}
+"""Changes for a run that must learn well."""
 LABELS: dict[str, Any] = {"distillation.epochs": 1}
 """More of them, for methods that share soft labels; others would refuse them as idle."""
 OF_STRATEGY: dict[str, dict[str, Any]] = {
