@@ -62,8 +62,10 @@ test-fast: setup-dev  ## the tests that need no process and no federation, in le
 	$(TESTS) -n 2 --dist loadfile -m "not deploy and not slow" --durations 5 --durations-min 1 \
 	  --ignore tests/federation --ignore tests/processes --ignore tests/faults
 
+# In the order of the folders: by itself xdist begins with the files of most tests, and those of whole processes,
+# which have one or two tests that take a minute, would come last, one after another, on one core.
 test: setup-dev  ## all tests but those of test-deploy
-	$(TESTS) -n 2 --dist loadfile -m "not deploy"
+	$(TESTS) -n 2 --dist loadfile --no-loadscope-reorder -m "not deploy"
 
 # Wants root and Debian's podman runc netavark aardvark-dns catatonit iptables iproute2 debootstrap ca-certificates;
 # what lacks is named by the tests that are skipped. It takes half an hour, too long for every change.

@@ -131,7 +131,7 @@ def test_a_level_whose_batch_does_not_fit_is_measured_on_a_part_of_it(
 @pytest.mark.slow
 def test_a_level_of_which_one_sample_does_not_fit_needs_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
     limit_steps(monkeypatch, most=0)
-    run = RunSettings.parse({"strategy": "scalefl", "model": "elastic-cnn"})
+    run = RunSettings.parse({"strategy": "scalefl", "model": "elastic-cnn", "train.batch-size": 4})
     found = measure(run, run.model, load_client_data(run, 0, 10), CPU)
     assert choose(found, Budgets(10**12, math.inf)) == Carried(
         1, "even the smallest level does not fit the memory with one sample"

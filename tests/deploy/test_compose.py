@@ -24,6 +24,14 @@ def services(compose) -> dict[str, Service]:
     return compose.services
 
 
+@pytest.fixture(scope="module")
+def told(tmp_path_factory) -> dict[str, Service]:
+    """Provide the services with variables set."""
+    variables = {"DATA_B": "/srv/xrays", "PUBLIC": "./pool", "FLEET": "0.0.0.0:9092"}
+    named = {f"MOTLEY_{name}": value for name, value in variables.items()}
+    return Composition(tmp_path_factory.mktemp("told"), **named).services
+
+
 def holders(services: dict[str, Service], *files: str) -> dict[str, list[str]]:
     """Return who mounts each of the files, or a folder it lies in."""
     return {
@@ -129,19 +137,17 @@ def test_data_and_state_lie_with_one_site_each(services):
             assert found == {(f"clientapp-{site}", target)}
 
 
-def test_data_is_read_only_and_may_be_any_folder(tmp_path):
-    services = Composition(tmp_path, MOTLEY_DATA_B="/srv/xrays", MOTLEY_PUBLIC="./pool").services
-    mounts = {mount.target: mount for mount in services["clientapp-b"].mounts}
+def test_data_is_read_only_and_may_be_any_folder(told):
+    mounts = {mount.target: mount for mount in told["clientapp-b"].mounts}
     assert (mounts["/data"].source, mounts["/data"].read_only) == ("/srv/xrays", True)
     assert (mounts["/public"].source, mounts["/public"].read_only) == ("./pool", True)
 
 
-def test_only_the_superlink_is_reachable_and_from_this_machine_unless_told(services, tmp_path):
+def test_only_the_superlink_is_reachable_and_from_this_machine_unless_told(services, told):
     published = {name: service.definition.get("ports", []) for name, service in services.items()}
     assert {name for name, ports in published.items() if ports} == {"superlink"}
     assert published["superlink"] == ["127.0.0.1:8000:8000", "127.0.0.1:9092:9092"]
-    told = Composition(tmp_path, MOTLEY_FLEET="0.0.0.0:9092").services["superlink"]
-    assert told.definition["ports"] == ["127.0.0.1:8000:8000", "0.0.0.0:9092:9092"]
+    assert told["superlink"].definition["ports"] == ["127.0.0.1:8000:8000", "0.0.0.0:9092:9092"]
 
 
 def test_whoever_is_waited_for_to_be_healthy_has_a_health_check(services):

@@ -18,6 +18,8 @@ APP = Path(__file__).parent / "troubled_app"
 ENDED_RUN = Path(__file__).parent / "ended_run.py"
 NOTICED_AT_ONCE = 10.0
 """Seconds; Flower by itself notices a dead ClientApp after 60."""
+NOTHING_PRELOADED = "--preload="
+"""Where it does not matter, torch need not be imported."""
 
 
 def children_of(pid):
@@ -99,7 +101,7 @@ def test_each_message_has_a_process_of_its_own_and_a_death_is_answered_at_once(t
 
 def test_a_launcher_told_to_stop_answers_for_the_message_at_work(tmp_path):
     with deployment(tmp_path) as flower:
-        node = OneNode(flower, True)
+        node = OneNode(flower, True, NOTHING_PRELOADED)
         node.obey("sleep", "look")
         child = node.child()
         node.executor.send_signal(signal.SIGTERM)
@@ -116,7 +118,7 @@ def test_a_launcher_told_to_stop_answers_for_the_message_at_work(tmp_path):
 def test_when_the_supernode_dies_its_clientapp_is_ended_and_the_launcher_serves_the_next(tmp_path):
     alive = tmp_path / "alive"
     with deployment(tmp_path) as flower:
-        node = OneNode(flower, True, "--alive-file", str(alive))
+        node = OneNode(flower, True, NOTHING_PRELOADED, "--alive-file", str(alive))
         node.obey("sleep")
         child = node.child()
         os.killpg(node.supernode.pid, signal.SIGKILL)
@@ -131,7 +133,7 @@ def test_when_the_supernode_dies_its_clientapp_is_ended_and_the_launcher_serves_
 
 def test_a_clientapp_whose_run_ends_while_its_message_is_fetched_holds_up_nobody(tmp_path):
     with deployment(tmp_path) as flower:
-        node = OneNode(flower, True, supernode=[str(ENDED_RUN)])
+        node = OneNode(flower, True, NOTHING_PRELOADED, supernode=[str(ENDED_RUN)])
         node.obey("look")
         wait_for(lambda: "Receiving: " in flower.log("supernode"), 60, "the first message")
         node.obey("look")
@@ -141,7 +143,7 @@ def test_a_clientapp_whose_run_ends_while_its_message_is_fetched_holds_up_nobody
 
 def test_a_clientapp_does_not_outlive_its_launcher(tmp_path):
     with deployment(tmp_path) as flower:
-        node = OneNode(flower, True)
+        node = OneNode(flower, True, NOTHING_PRELOADED)
         node.obey("sleep")
         child = node.child()
         node.executor.kill()

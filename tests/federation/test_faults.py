@@ -36,7 +36,7 @@ from tests.support.faults import (
     with_field,
     without,
 )
-from tests.support.federation import run_quickly, settings, without_times
+from tests.support.federation import ALL_DIGITS, run_quickly, settings, without_times
 from tests.support.labels import encode_labels
 from tests.support.witness import Witness
 
@@ -188,9 +188,8 @@ BROKEN_WEIGHTS: dict[str, tuple[Fault, str]] = {
 @pytest.fixture(scope="module")
 def broken_weights(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     faults = {(number, 1): fault for number, (fault, _) in enumerate(BROKEN_WEIGHTS.values(), start=1)}
-    return run_quickly(
-        tmp_path_factory.mktemp("weights"), faults=by_round(faults), num_rounds=len(faults), strategy="fedavg"
-    )
+    changes = {"num_rounds": len(faults), "strategy": "fedavg", **ALL_DIGITS}
+    return run_quickly(tmp_path_factory.mktemp("weights"), faults=by_round(faults), **changes)
 
 
 @pytest.mark.parametrize("broken", BROKEN_WEIGHTS)

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason=f"no real data sets in
 
 IMAGES: dict[str, Any] = {
     "model": "elastic-cnn",
-    "data__max_samples": 1500,
+    "data__max_samples": 600,
     "data__server_test_size": 200,
     "data__alpha": 1.0,
     "train__learning_rate": 0.05,

@@ -13,6 +13,7 @@ from models import load_weights
 from models.elastic import Shape
 from protocol.settings import RunSettings
 from server_app.checkpoint import CheckpointStore
+from server_app.report import submodels as submodels_drawn
 from server_app.run_folder import RunFolder
 from simulation.grid import FIRST_NODE, InProcessGrid, is_train, read_reply
 from simulation.run import grid_for, run_over
@@ -23,7 +24,7 @@ from strategies.submodels.submodels import Submodels
 from strategies.submodels.variants import VARIANTS
 from tests.support.elastic import submodels_of
 from tests.support.faults import by_round, dropped, late_by, then
-from tests.support.federation import run_quickly, settings
+from tests.support.federation import ALL_DIGITS, run_quickly, settings
 
 NODES = 4
 CLASSES, IMAGES = 10, (1, 8, 8)
@@ -112,6 +113,7 @@ def test_the_table_and_the_report_show_levels_and_exits(runs: Runs) -> None:
     assert "from confidence 0.8" in words
     assert "against DS-FL" not in words
     assert folder.report_file.read_text().count("<svg") == 2
+    assert submodels_drawn(folder.records()).startswith("<svg")
 
 
 def test_no_message_of_a_small_level_holds_a_deeper_block_or_norm_statistics(runs: Runs) -> None:
@@ -271,7 +273,9 @@ def test_a_node_that_comes_back_with_another_budget_is_planned_anew(
 
 @pytest.fixture(scope="module")
 def soft_labels(tmp_path_factory: pytest.TempPathFactory) -> tuple[InProcessGrid, RunFolder]:
-    run_settings = settings(tmp_path_factory.mktemp("scarlet"), model="elastic-cnn", num_rounds=3)
+    run_settings = settings(
+        tmp_path_factory.mktemp("scarlet"), model="elastic-cnn", num_rounds=3, **ALL_DIGITS
+    )
     grid = grid_for(run_settings, NODES)
     return grid, run_over(grid, run_settings)
 

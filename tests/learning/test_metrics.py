@@ -1,13 +1,9 @@
-import subprocess
-import sys
-
 import pytest
 import torch
 
 from learning.metrics import METRICS, figures, mean, metric_of
 from learning.training import score_logits
 from protocol.messages import Evaluation
-from tests.support.processes import PROJECT
 
 
 def of_second_class(*probabilities):
@@ -118,12 +114,3 @@ def test_a_line_holds_the_metric_only_if_the_run_has_one():
     assert figures(evaluation, METRICS["kappa"]) == {"accuracy": 0.5, "loss": 1.0, "metric": 0.75}
     assert figures(None, None) == {"accuracy": None, "loss": None}
     assert figures(None, METRICS["auroc"]) == {"accuracy": None, "loss": None, "metric": None}
-
-
-@pytest.mark.slow
-def test_a_node_without_a_metric_does_not_import_scikit_learn():
-    code = "import sys, learning.training; print('sklearn' in sys.modules)"
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True
-    )
-    assert done.stdout.strip() == "False"

@@ -1,6 +1,4 @@
 import copy
-import subprocess
-import sys
 from dataclasses import dataclass
 
 import pytest
@@ -16,7 +14,6 @@ from protocol.errors import SettingsError
 from protocol.randomness import torch_generator
 from protocol.settings import TrainSettings
 from tests.strategies.sides import CLASSES, assert_same_weights, linear_network, random_samples
-from tests.support.processes import PROJECT
 from tests.support.training import fit
 
 
@@ -255,18 +252,3 @@ def test_a_step_is_that_of_torch_s_own_optimizer(rule):
             loss_of(theirs)(indices).backward()
             optimizer.step()
     assert all(torch.equal(ours.state_dict()[name], theirs.state_dict()[name]) for name in ours.state_dict())
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("rule", RULES)
-def test_training_does_not_import_torch_s_compiler(rule):
-    code = (
-        "import sys, torch; from models import build_model; from tests.support.training import fit; "
-        "from protocol.settings import TrainSettings; model = build_model('cnn', (1, 8, 8), 10, 0); "
-        "fit(model, lambda i: model(torch.rand(len(i), 1, 8, 8)).square().mean(), 10, TrainSettings(), "
-        f"torch.Generator(), optimizer='{rule}'); print('torch._dynamo' in sys.modules)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True
-    )
-    assert done.stdout.strip() == "False"

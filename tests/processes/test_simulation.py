@@ -1,6 +1,7 @@
 """Whole simulations through ``flwr run``, on a SuperLink of the test's own."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -22,22 +23,58 @@ def flower(tmp_path_factory):
         yield made
 
 
-def test_the_smoke_recipe_trains_and_ends_with_a_table(flower):
+def run_smoke(flower, rounds, *flags, resume=""):
+    """Run the smoke recipe with another number of rounds; return what was printed."""
     recipe = (PROJECT / "recipes" / "smoke.toml").read_text()
-    config = flower.folder / "smoke.toml"
-    config.write_text(f'output-dir = "{flower.runs}"\n{recipe}')
-    command = ["flwr", "run", str(PROJECT), "test", "--stream", "--run-config", str(config), *ONE_CPU]
-    output = flower.command(command, 280).stdout
-    folder = flower.run_folder()
+    own = f'output-dir = "{flower.runs}"\nresume = "{resume}"\n'
+    assert recipe.count("num-rounds = 5\n") == 1
+    config = flower.folder / f"smoke-{rounds}.toml"
+    config.write_text(own + recipe.replace("num-rounds = 5\n", f"num-rounds = {rounds}\n"))
+    return flower.command(
+        ["flwr", "run", str(PROJECT), "test", "--run-config", str(config), *flags], 280
+    ).stdout
+
+
+@pytest.fixture(scope="module")
+def stopped(flower):
+    """Stop a run after its first checkpoint; return its folder."""
+    before = set(flower.runs.glob("*"))
+    started = re.search(r"started run (\d+)", output := run_smoke(flower, 2000))
+    assert started, output
+    wait_for(lambda: set(flower.runs.glob("*")) - before, 120, "the run folder")
+    (folder,) = set(flower.runs.iterdir()) - before
+    wait_for(lambda: CheckpointStore(folder / "checkpoint").newest() is not None, 120, "the first checkpoint")
+    flower.command(["flwr", "stop", started[1], "test"], 60)
+    wait_for((folder / "summary.txt").exists, 90, "the table")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def resumed(flower, stopped):
+    """Go on with it for a few rounds; return the number of rounds and what was printed."""
+    assert "stopped" in (stopped / "summary.txt").read_text()
+    checkpoint = CheckpointStore(stopped / "checkpoint").newest()
+    rounds = max(checkpoint.round + 3, 5)
+    return rounds, run_smoke(flower, rounds, "--stream", *ONE_CPU, resume=stopped)
+
+
+def test_a_stopped_run_leaves_a_checkpoint_and_a_table_and_can_be_resumed(stopped, resumed):
+    rounds, output = resumed
+    assert f"Run folder: {stopped}" in output, output
+    lines = [json.loads(line) for line in (stopped / "rounds.jsonl").read_text().splitlines()]
+    assert [line["round"] for line in lines] == list(range(1, rounds + 1))
+
+
+def test_the_smoke_recipe_trains_and_ends_with_a_table(stopped, resumed):
+    """With more rounds than it has."""
+    _, output = resumed
     assert "against DS-FL" in output, output
-    assert f"Run folder: {folder}" in output
-    rounds = flower.rounds()
-    assert [line["round"] for line in rounds] == [1, 2, 3, 4, 5]
+    rounds = [json.loads(line) for line in (stopped / "rounds.jsonl").read_text().splitlines()]
     assert all(line["nodes"] == {"asked": 2, "answered": 2, "failed": []} for line in rounds)
     assert rounds[-1]["server"]["accuracy"] > 0.6
     assert rounds[-1]["clients"]["accuracy"] > 0.8
     for name in ("server", "client-0000", "client-0001"):
-        assert load_weights(folder / "models" / f"{name}.safetensors")[0]
+        assert load_weights(stopped / "models" / f"{name}.safetensors")[0]
 
 
 def test_impossible_settings_end_the_run_with_one_readable_message(flower):
@@ -49,25 +86,6 @@ def test_impossible_settings_end_the_run_with_one_readable_message(flower):
     listing = json.loads(flower.command(["flwr", "list", "test", "--format", "json"], 60).stdout)
     newest = max(listing["runs"], key=lambda run: run["pending-at"])
     assert newest["status"].startswith("finished:failed"), newest
-
-
-def test_a_stopped_run_leaves_a_checkpoint_and_a_table_and_can_be_resumed(flower):
-    before = set(flower.runs.iterdir())
-    run_id = flower.start_run(f"num-rounds=2000 {QUICK}", *())
-    wait_for(lambda: set(flower.runs.glob("*")) - before, 120, "the run folder")
-    (folder,) = set(flower.runs.iterdir()) - before
-    store = CheckpointStore(folder / "checkpoint")
-    wait_for(lambda: store.newest() is not None, 120, "the first checkpoint")
-    flower.command(["flwr", "stop", run_id, "test"], 60)
-    wait_for((folder / "summary.txt").exists, 90, "the table")
-    assert "stopped" in (folder / "summary.txt").read_text()
-    checkpoint = store.newest()
-    assert checkpoint is not None
-    wanted = checkpoint.round + 3
-    output = flower.run(f'num-rounds={wanted} resume="{folder}" {QUICK}', *ONE_CPU).stdout
-    assert f"Run folder: {folder}" in output, output
-    lines = [json.loads(line) for line in (folder / "rounds.jsonl").read_text().splitlines()]
-    assert [line["round"] for line in lines] == list(range(1, wanted + 1))
 
 
 def test_a_false_package_beside_the_superlink_is_found_out_by_its_digest(tmp_path):

@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 
 from server_app.describe import main
-from tests.federation.test_vision_language import run_small
+from tests.federation.test_vision_language import SMALL
 from tests.support.federation import run_quickly
 
 pytestmark = pytest.mark.slow
@@ -12,7 +12,8 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    return run_small(tmp_path_factory.mktemp("vlm"), strategy="scalefl", num_rounds=1).path
+    changes = {**SMALL, "strategy": "scalefl", "num_rounds": 1}
+    return run_quickly(tmp_path_factory.mktemp("vlm"), 1, **changes).path
 
 
 @pytest.fixture

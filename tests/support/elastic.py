@@ -127,13 +127,15 @@ def multiply_adds(network: ElasticNetwork, image_shape: tuple[int, int, int]) ->
     return counter.get_total_flops() // 2
 
 
-def outputs_of(kind: type[nn.Module], network: ElasticNetwork, image_shape: tuple[int, int, int]) -> int:
-    """Count the numbers that the layers of one kind put out, through all exits, for one image."""
+def outputs_of(
+    kinds: tuple[type[nn.Module], ...], network: ElasticNetwork, image_shape: tuple[int, int, int]
+) -> int:
+    """Count the numbers that the layers of some kinds put out, through all exits, for one image."""
     sizes = []
     hooks = [
         layer.register_forward_hook(lambda _layer, _inputs, out: sizes.append(out.numel()))
         for layer in network.modules()
-        if isinstance(layer, kind)
+        if isinstance(layer, kinds)
     ]
     network.eval().exits(torch.zeros(1, *image_shape, device="meta"))
     for hook in hooks:

@@ -18,6 +18,10 @@ QUICK: dict[str, Any] = {
     "wait-for-nodes": 5.0,
 }
 """Settings of a run that takes a second or two."""
+DIGITS: dict[str, Any] = {"data.max-samples": 600, "data.server-test-size": 100}
+"""A third of them, unless a run has other data."""
+ALL_DIGITS: dict[str, Any] = {"data__max_samples": 0, "data__server_test_size": 300}
+"""Changes for a run that must learn well."""
 LABELS: dict[str, Any] = {"distillation.epochs": 1}
 """More of them, for methods that share soft labels; others would refuse them as idle."""
 OF_STRATEGY: dict[str, dict[str, Any]] = {
@@ -30,7 +34,8 @@ def settings(output: Path, **changes: Any) -> RunSettings:
     """Return quick settings with changes; keys may be written with ``__`` for a dot, ``_`` for a dash."""
     named = {key.replace("__", ".").replace("_", "-"): value for key, value in changes.items()}
     own = OF_STRATEGY.get(named.get("strategy", "scarlet"), {})
-    return RunSettings.parse({**QUICK, **own, "output-dir": str(output), **named})
+    data = {} if "data.source" in named else DIGITS
+    return RunSettings.parse({**QUICK, **own, **data, "output-dir": str(output), **named})
 
 
 def run_quickly(output: Path, nodes: int = 3, faults: Faults = no_faults, **changes: Any) -> RunFolder:
