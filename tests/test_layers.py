@@ -22,7 +22,7 @@ LAYERS = {
     "simulation": 5,
 }
 NEVER_IMPORTED = {"tests", "benchmarks", "deploy"}
-HEAVY = {"transformers", "peft"}
+HEAVY = {"transformers", "peft", "timm"}
 MODULES = sorted(
     file.relative_to(REPOSITORY).as_posix()
     for package in LAYERS

@@ -84,6 +84,19 @@ def test_fit_follows_from_the_generator_alone():
     assert not torch.equal(models[2][1].weight, models[0][1].weight)
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_a_parameter_that_has_no_part_in_the_loss_stays_as_it_is_and_the_others_learn(optimizer):
+    samples, model, alone = random_samples(10), linear_network(0), linear_network(0)
+    model.register_parameter("unused", nn.Parameter(torch.ones(3)))
+
+    for network in (model, alone):
+        fit(network, mean_loss(network, samples), 10, Fit(), generator(), 0.9, 0.0, optimizer)
+
+    assert torch.equal(model.get_parameter("unused"), torch.ones(3))
+    learned = {name: tensor for name, tensor in model.state_dict().items() if name != "unused"}
+    assert all(torch.equal(learned[name], tensor) for name, tensor in alone.state_dict().items())
+
+
 def test_fit_on_no_sample_changes_nothing():
     model = linear_network(0)
 
