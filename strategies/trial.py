@@ -7,15 +7,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from data import Inputs, Shared, load_shared
-from data.inputs import TokenInputs
+from data import Shared, load_shared
 from data.texts import TextForm
 from data.tokenisers import load_checkpoint_tokeniser
 from learning.precision import Arithmetic
 from models import build_elastic, build_model
 from models.elastic import ExitNetwork
-from models.network import InputKind, Network
-from models.registry import kind_of, model_of, require_inputs
+from models.network import Network
+from models.registry import model_of, require_inputs
 from protocol.errors import MotleyError, SettingsError
 from protocol.settings import RunSettings
 
@@ -54,7 +53,7 @@ def try_model(
     """
     found = model_of(name, setting)
     shared = load_shared(settings, public_path)
-    require_inputs(name, shared.input_shape, settings, _kind(shared.pool.inputs))
+    require_inputs(name, shared.input_shape, settings, shared.pool.inputs.kind)
     if not isinstance(found, Network) or _is_known_to_work(found, settings):
         return
     _require_tokeniser(found, settings, shared, setting)
@@ -143,14 +142,6 @@ def _answers(model: nn.Module, batch: Tensor) -> Sequence[object]:
     if isinstance(model, ExitNetwork):
         return model.exits(batch)
     return [model(batch)]
-
-
-def _kind(inputs: Inputs) -> InputKind:
-    """Return what inputs are: an array of two dimensions has the shape of texts, and is none."""
-    if isinstance(inputs, TokenInputs):
-        return "texts"
-    kind = kind_of(inputs.shape)
-    return "arrays" if kind == "texts" else kind
 
 
 def _require_tokeniser(found: Network, settings: RunSettings, shared: Shared, setting: str) -> None:
