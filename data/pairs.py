@@ -124,8 +124,7 @@ def _input(value: Any) -> tuple[InputKind, Any]:  # noqa: ANN401
     if not isinstance(value, np.ndarray):
         raise DataError(f"the input is a {type(value).__name__}; {_ALLOWED}")
     if value.dtype == np.uint8 and value.ndim == 3 and value.shape[0] in (1, 3):
-        pixels = value[0] if len(value) == 1 else np.ascontiguousarray(value.transpose(1, 2, 0))
-        return "images", pixels_of(Image.fromarray(pixels))
+        return "images", pixels_of(value)
     if value.dtype.kind == "f" and value.ndim and value.size:
         return "numbers" if value.ndim == 1 else "arrays", value
     raise DataError(f"the input is {value.dtype} of shape {value.shape}; {_ALLOWED}")

@@ -166,19 +166,28 @@ class HeldImages:
         return decoded(content)
 
 
-def pixels_of(image: "Image") -> bytes:
-    """Write an image as PPM, in grey or RGB: the bytes follow from the pixels, whatever library writes them.
+def pixels_of(image: "Image | NDArray[np.uint8]") -> bytes:
+    """Write an image as PPM, in grey or RGB: the bytes follow from the pixels, whatever library decoded them.
+
+    Parameters
+    ----------
+    image
+        If it is an array, of shape (channels, height, width) with 1 or 3 channels.
 
     Raises
     ------
     DataError
         If its pixels do not have 8 bits.
     """
-    if image.mode.startswith(("I", "F")):
+    if isinstance(image, np.ndarray):
+        channels, height, width = image.shape
+        pixels = image.transpose(1, 2, 0).tobytes()
+    elif image.mode.startswith(("I", "F")):
         raise DataError(f"an image's pixels are {image.mode}; they must have 8 bits: scale them to 0..255")
-    file = io.BytesIO()
-    image.convert("L" if image.mode in GREY else "RGB").save(file, "PPM")
-    return file.getvalue()
+    else:
+        channels, height, width = (1 if image.mode in GREY else 3), image.height, image.width
+        pixels = image.convert("L" if channels == 1 else "RGB").tobytes()
+    return f"{'P5' if channels == 1 else 'P6'}\n{width} {height}\n255\n".encode() + pixels
 
 
 def _add(digest: "hashlib.blake2b", content: bytes) -> None:
