@@ -1,4 +1,4 @@
-"""The ClientApp, which answers one hello and one message per round, and a factory for other Flower projects."""
+"""The ClientApp, which answers a hello and one message per round, and a factory for other projects."""
 
 from collections.abc import Sequence
 

@@ -152,7 +152,7 @@ class Node:
         return root.expanduser() / experiment / node.name
 
     def _runs(self) -> Path:
-        """The parent of the run's folder, which may be anywhere if it is resumed by its path."""
+        """Return the parent of the run's folder, which may be anywhere if it is resumed by its path."""
         resume = self.run.resume
         return self.run.output_path if resume in ("", "auto") else Path(resume).expanduser().parent
 

@@ -219,7 +219,7 @@ def _resume(federation: Federation) -> int:
 
 
 def _run_what_is_left(federation: Federation, loop: RoundLoop, done: int, stopped: str) -> str:
-    """Run the rounds after ``done``, and the final exchange; return why the run ended early, or an empty string.
+    """Run the rounds after ``done``, and the final exchange; return why the run ended early, if it did.
 
     Nothing is left of a run that is finished, or that was ``stopped`` early.
     """

@@ -21,7 +21,7 @@ class _Holding:
         return digest_of_hashes(self.hashes)
 
     def with_labels(self, labels: LabelsInUse, cache: LabelCache, stored: VersionArray) -> "_Holding":
-        """Return what the client holds once it received these labels and dropped those not stored any more."""
+        """Return what the client holds once it has these labels and dropped those not stored any more."""
         versions, hashes = self.versions.copy(), self.hashes.copy()
         versions[labels.indices] = labels.versions
         hashes[labels.indices] = cache.hashes[labels.indices]
