@@ -164,7 +164,22 @@ def _offline() -> Iterator[None]:
 
 
 def one_split(found: Any, split: str, where: str) -> "Dataset":  # noqa: ANN401
-    """Return one split of what was loaded: the one asked for, otherwise ``train``, otherwise the only one."""
+    """Return one split of what was loaded: the one asked for, otherwise ``train``, otherwise the only one.
+
+    Parameters
+    ----------
+    found
+        What ``datasets`` loaded: a data set, or several by their splits' names.
+    split
+        Name of the split; empty if none is asked for.
+    where
+        The source, for error messages.
+
+    Raises
+    ------
+    DataError
+        If there is no such split, several and none is asked for, or it is empty.
+    """
     from datasets import Dataset
 
     if isinstance(found, Dataset):

@@ -210,11 +210,30 @@ def build_elastic(
     shape: Shape | None,
     pretrained: bool = True,
 ) -> ExitNetwork:
-    """Build a shape of an elastic network on the CPU, by default the whole without early exits.
+    """Build an elastic network of a given shape on the CPU; its initial weights follow from the seed.
 
-    Pretrained weights are cut as submodels are: leading channels. Without ``pretrained`` those that learn
-    are not read, for others take their place. As `build_model`; raises ``SettingsError`` when the network
-    cannot take such inputs or shapes.
+    Pretrained weights are cut like submodels: leading channels are kept.
+
+    Parameters
+    ----------
+    design
+        The elastic network.
+    input_shape
+        Shape of one input.
+    num_classes
+        Number of classes.
+    seed
+        From 0 to 2**64 - 1.
+    shape
+        Width and exits; None: the whole network without early exits.
+    pretrained
+        Whether trainable pretrained weights are read, if the design has any; if other weights replace them
+        anyway, they need not be.
+
+    Raises
+    ------
+    SettingsError
+        If the network cannot take such inputs or shapes.
     """
     shape = shape or design.whole()
     try:

@@ -19,7 +19,19 @@ log = logging.getLogger("flwr")
 
 
 class EvaluationHook:
-    """Scores the server's model on the server's test samples, if it holds any."""
+    """Scores the server's model on the server's test samples, if it holds any.
+
+    Parameters
+    ----------
+    method
+        The method's server half, which has the model.
+    test
+        The server's test samples; None if it has none.
+    every
+        Rounds from one evaluation to the next.
+    last
+        The last round, which is always evaluated.
+    """
 
     def __init__(self, method: ServerMethod, test: Samples | None, every: int, last: int) -> None:
         self._method = method

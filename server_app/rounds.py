@@ -79,7 +79,19 @@ class RoundHook(Protocol):
 
 
 class RoundLoop:
-    """Runs rounds: send messages, take replies until all are there or time is up, aggregate, run hooks."""
+    """Runs rounds: send messages, take replies until all are there or time is up, aggregate, run hooks.
+
+    Parameters
+    ----------
+    strategy
+        Chooses clients, writes messages and processes replies.
+    grid
+        Connects to the nodes.
+    hooks
+        Called after each round, in this order.
+    clock
+        The time, for deadlines.
+    """
 
     def __init__(
         self, strategy: MethodStrategy, grid: Grid, hooks: Sequence[RoundHook], clock: Clock

@@ -41,7 +41,17 @@ Faults = Callable[[Message, Message, float], list[Delivery]]
 
 
 def no_faults(request: Message, reply: Message, now: float) -> list[Delivery]:
-    """Deliver every reply at once."""
+    """Deliver every reply at once.
+
+    Parameters
+    ----------
+    request
+        The server's message; it has no influence.
+    reply
+        The node's reply.
+    now
+        The time in seconds.
+    """
     return [Delivery(reply, now)]
 
 
