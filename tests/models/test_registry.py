@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from models import build_model, count_parameters
-from models.registry import MODELS
+from models.registry import MODELS, require_inputs
 from protocol.errors import SettingsError
 
 SHAPES = [(1, 8, 8), (1, 28, 28), (3, 32, 32)]
@@ -61,7 +61,7 @@ def test_unknown_name_is_refused_with_what_is_allowed():
     with pytest.raises(SettingsError) as refusal:
         build_model("vgg", (1, 8, 8), 10, seed=0)
 
-    assert "'vgg'" in str(refusal.value)
+    assert 'model = "vgg"' in str(refusal.value)
     assert all(name in str(refusal.value) for name in MODELS)
 
 
@@ -82,11 +82,11 @@ def test_networks_for_images_refuse_the_rows_of_a_table(name):
 @pytest.mark.parametrize("name", IMAGE_MODELS)
 def test_networks_for_numbers_refuse_texts(name):
     expected = (
-        rf"^model = '{name}': reads .*, but the data are texts; allowed is \"elastic-bert\" or "
+        rf"^model = '{name}': reads .*, but the data are texts; allowed is \"elastic-bert\", "
         r"\"elastic-bert-tiny\"$"
     )
     with pytest.raises(SettingsError, match=expected):
-        build_model(name, (64, 4096), 2, seed=0)
+        require_inputs(name, (64, 4096), kind="texts")
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from torch import nn
 
 from data import Samples
 from data.inputs import TensorInputs
+from learning.metrics import METRICS
 from models.elastic import ElasticNetwork
 from protocol.messages import Evaluation
 from strategies.submodels.evaluation import THRESHOLDS, early_exit, mean_evaluation, score_exits
@@ -57,7 +58,7 @@ class Says(nn.Module):
         return self.logits.expand(len(features), -1)
 
 
-def scored(*heads, metric="none"):
+def scored(*heads, metric=None):
     network = ElasticNetwork(nn.Identity(), [nn.Identity() for _ in heads], dict(enumerate(heads, start=1)))
     samples = Samples(TensorInputs(torch.zeros(4, 1, 2, 2)), torch.tensor([0, 1, 1, 2]))
     return score_exits(network, samples, FLOPS, metric)
@@ -87,14 +88,14 @@ def test_early_exits_are_scored_at_every_threshold():
 def test_ordered_classes_are_graded_at_every_exit_and_together():
     """Two weak voices for class 0 are outweighed by a strong one for class 1; the classes are 0, 1, 1, 2."""
     weak, strong = Says(0.2, 0.0, 0.0), Says(0.0, 9.0, 0.0)
-    scores = scored(weak, weak, strong, metric="kappa")
+    scores = scored(weak, weak, strong, metric=METRICS["kappa"])
     assert [exit_.mean_absolute_error for exit_ in scores.grades.exits] == [1.0, 1.0, 0.5]
     assert scores.grades.ensemble == scores.grades.exits[2]
     assert scores.as_details()["grades"] == scores.grades.as_details()
     assert scores.grades_of_last() == {"grades": scores.grades.exits[2].as_details()}
 
 
-@pytest.mark.parametrize("metric", ["none", "auroc"])
+@pytest.mark.parametrize("metric", [None, METRICS["auroc"]], ids=["none", "auroc"])
 def test_classes_whose_order_means_nothing_are_not_graded(metric):
     scores = scored(Says(0.2, 0.0, 0.0), metric=metric)
     assert scores.grades is None
