@@ -20,7 +20,7 @@ from protocol import references
 from protocol.errors import MotleyError
 from server_app.run_folder import RunFolder
 from simulation.grid import Delivery, Faults, is_train
-from tests.support.faults import by_round, dropped, emptied, late_by, twice
+from tests.support.faults import by_round, dropped, emptied, failing, late_by, twice
 from tests.support.federation import run_quickly, without_times
 
 SERIES = {"data__source": "custom.sources:SensorSeries", "model": "custom.networks:GRU"}
@@ -110,9 +110,9 @@ def test_the_order_in_which_replies_arrive_changes_not_a_bit(
 def test_lost_late_doubled_and_broken_replies_are_counted_and_leave_no_trace(
     thing: str, tmp_path: Path
 ) -> None:
-    """Broken replies and such as miss their round do what lost ones do; a second copy does nothing."""
+    """A broken reply does what an error does, a late one what a lost one does, a second copy nothing."""
     broken = {(2, 0): emptied, (2, 1): twice, (3, 2): late_by(0.7)}
-    lost = {(2, 0): dropped, (3, 2): dropped}
+    lost = {(2, 0): failing("lost"), (3, 2): dropped}
     folders = [
         run_with(thing, tmp_path / name, by_round(faults))
         for name, faults in (("broken", broken), ("lost", lost))
