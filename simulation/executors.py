@@ -23,7 +23,7 @@ class Executor(Protocol):
         """Wait until all of these messages are answered."""
 
     def wait(self, seconds: float) -> None:
-        """Wait until there is a reply, at most this long."""
+        """Wait until there is another reply, at most this long."""
 
 
 class InThisProcess:
@@ -52,6 +52,5 @@ class InThisProcess:
         """Return at once: whatever was submitted is answered."""
 
     def wait(self, seconds: float) -> None:
-        """Wait if there is no reply."""
-        if not self._replies:
-            time.sleep(seconds)
+        """Wait: there is no other reply before the next message."""
+        time.sleep(seconds)

@@ -123,9 +123,8 @@ class WorkerPool:
             self._attend(None)
 
     def wait(self, seconds: float) -> None:
-        """Wait until there is a reply, at most this long."""
-        if not self._answered:
-            self._attend(seconds)
+        """Wait until there is another reply, at most this long."""
+        self._attend(seconds)
 
     # --- parts ---------------------------------------------------------------------------------
 
