@@ -43,9 +43,9 @@ def run_one(strategy: str, seed: int, output: Path) -> dict[str, Any]:
     assert test is not None
     design = elastic_design(settings.model, settings)
     shapes = plan_levels(settings.levels, design, test.input_shape, CLASSES)
-    dealt = assign_levels(numbers(settings.levels.shares), CLIENTS, seed)
+    assigned = assign_levels(numbers(settings.levels.shares), CLIENTS, seed)
     by_level: dict[int, list[float]] = {level: [] for level in range(1, len(shapes) + 1)}
-    for client, level in enumerate(dealt):
+    for client, level in enumerate(assigned):
         weights, _ = load_weights(folder.models / f"client-{client:04d}.safetensors")
         model = build_elastic(design, test.input_shape, CLASSES, 0, shapes[level - 1])
         model.load_state_dict(weights)

@@ -1,4 +1,4 @@
-"""Your own code: what lies here travels to every node and is named in the settings, see docs/your-own.md.
+"""Your own code: it is sent to every node and can be named in the settings, see docs/your-own.md.
 
-The files here are examples, one of each kind; change them, or put yours beside them.
+The files are examples, one of each kind; change them, or add your own.
 """

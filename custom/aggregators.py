@@ -1,4 +1,4 @@
-"""A label aggregator: a trimmed mean, which a few clients that send nonsense cannot move far.
+"""A label aggregator: a trimmed mean, on which a few faulty clients have little influence.
 
 aggregation.labels = "custom.aggregators:trimmed_mean"
 """

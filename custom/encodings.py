@@ -1,4 +1,4 @@
-"""An encoding of soft labels: the k largest probabilities and their classes; the rest is shared out evenly.
+"""An encoding of soft labels: the k largest probabilities and their classes; the rest is distributed evenly.
 
 distillation.labels = "custom.encodings:TopK"
 """
@@ -20,7 +20,7 @@ class TopKSettings(Table):
     """The settings under ``[tool.flwr.app.config.custom.top-k]``."""
 
     place: ClassVar[str] = "custom.top-k"
-    k: Count = Field(3, description="probabilities of a label that travel")
+    k: Count = Field(3, description="number of probabilities that are sent per label")
 
 
 class TopK:
@@ -58,5 +58,5 @@ class TopK:
         return labels / labels.sum(dim=1, keepdim=True)
 
     def worst_error(self, classes: int) -> float:
-        """Return the bound: a class that does not travel has at most 1/(k+1), and the others at most 2⁻¹⁰."""
+        """Return the bound: a class that is not sent has at most 1/(k+1), and the others at most 2⁻¹⁰."""
         return max(1 / (self._k + 1), 2.0**-10) if self._k < classes else 2.0**-10

@@ -19,7 +19,7 @@ class FedProxSettings(Table):
     """The settings under ``[tool.flwr.app.config.custom.fedprox]``."""
 
     place: ClassVar[str] = "custom.fedprox"
-    mu: NonNegative = Field(0.01, description="weight μ of the distance from the global model")
+    mu: NonNegative = Field(0.01, description="weight μ of the squared distance from the global model")
 
 
 class FedProxClient(FedAvgClient):

@@ -1,4 +1,4 @@
-"""A loss: focal loss (Lin et al. 2017), which minds samples that are already sure less.
+"""A loss: focal loss (Lin et al. 2017), which gives confidently classified samples less weight.
 
 train.loss = "custom.losses:focal"
 """

@@ -1,4 +1,4 @@
-"""A metric: balanced accuracy, the mean over classes of the share of their samples that are found.
+"""A metric: balanced accuracy, the mean recall over classes.
 
 data.metric = "custom.metrics:BALANCED_ACCURACY"
 """

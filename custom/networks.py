@@ -1,4 +1,4 @@
-"""A network: it is made of the shape of one input and the number of classes.
+"""A network: its constructor takes the shape of one input and the number of classes.
 
 model = "custom.networks:GRU"
 """
@@ -14,7 +14,7 @@ class GRU(nn.Module):
     input_shape
         (steps, channels).
     num_classes
-        Width of the output.
+        Number of classes.
     """
 
     def __init__(self, input_shape: tuple[int, ...], num_classes: int) -> None:

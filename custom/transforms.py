@@ -2,7 +2,7 @@
 
 uplink = "custom.transforms:noise"
 
-It shows where privacy would stand; it keeps no account of it.
+It shows where differential privacy would be implemented; it does not track a privacy budget.
 """
 
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ class NoiseSettings(Table):
 
     place: ClassVar[str] = "custom.noise"
     clip: Positive = Field(10.0, description="largest norm of a client's update")
-    deviation: NonNegative = Field(0.001, description="deviation of the noise on each weight")
+    deviation: NonNegative = Field(0.001, description="standard deviation of the noise on each weight")
 
 
 @for_weights

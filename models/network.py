@@ -1,4 +1,4 @@
-"""What there is to know of a network or an estimator before it is made."""
+"""Definitions of networks and estimators: what is known of them before they are built."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -33,15 +33,15 @@ class Network:
     Parameters
     ----------
     name
-        As the settings have it.
+        Its name in the settings.
     reads
         The kinds of inputs that it takes.
     build
-        Builds it with random weights; of an elastic one the whole, without early exits.
+        Builds it with random weights; an elastic network is built whole, without early exits.
     design
-        Of an elastic network: finds its design under a run's settings. None: it has no submodels.
+        For an elastic network: returns its design, given a run's settings. None: it has no submodels.
     settings
-        The tables of settings, or single keys, that it reads beside those of every run.
+        The tables of settings, or single keys, that it reads and not every run does.
     pretrained
         Whether its own builder reads the checkpoint that ``pretrained`` names; into any other network the
         weights are put after it is built.
@@ -77,14 +77,14 @@ class Network:
 
 @dataclass(frozen=True)
 class Estimator:
-    """A kind of learner that is no network: it has ``fit`` and ``predict_proba``, as scikit-learn has them.
+    """A learner that is not a network: it has ``fit`` and ``predict_proba``, as in scikit-learn.
 
     Parameters
     ----------
     name
         As the settings have it.
     make
-        Makes one that has learned nothing, given a seed.
+        Makes an unfitted one, given a seed.
     dump
         Writes a fitted one as bytes, without pickle.
     load
@@ -105,14 +105,14 @@ def elastic(
     pretrained: bool = False,
     generates_text: bool = False,
 ) -> Network:
-    """Return an elastic network, which reads the table ``levels`` too.
+    """Return the definition of an elastic network, which also reads the table ``levels``.
 
     Parameters
     ----------
     name
         As the settings have it.
     design
-        Finds its design under a run's settings.
+        Returns its design, given a run's settings.
     reads, settings, pretrained, generates_text
         See `Network`.
     """

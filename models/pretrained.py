@@ -1,4 +1,4 @@
-"""Weights of a checkpoint for a network that was built at random."""
+"""Loads a checkpoint's weights into a network that was built with random ones."""
 
 import logging
 from collections.abc import Callable, Collection, Mapping

@@ -1,4 +1,4 @@
-"""From a model's name to the network or estimator."""
+"""The registry of models: from a name to a network or an estimator."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -100,7 +100,7 @@ def _accept(found: object, reference: str) -> Network | Estimator:
 
 
 def _of_library(module: str) -> Callable[[str, str], Network | Estimator]:
-    """Import what knows a library only when one of its models is named."""
+    """Import the module for a library only when one of its models is named."""
 
     def find(name: str, setting: str) -> Network | Estimator:
         return cast("Network | Estimator", import_module(f"models.{module}").find(name, setting))
@@ -153,14 +153,14 @@ def build_model(
     seed: int,
     settings: RunSettings = DEFAULTS,
 ) -> nn.Module:
-    """Build a network on the CPU whose initial weights follow from the seed and a checkpoint alone.
+    """Build a network on the CPU; its initial weights are determined by the seed and the checkpoint.
 
-    The global random generators are left as they were.
+    The state of the global random generators is not changed.
 
     Parameters
     ----------
     name
-        Of a network; an elastic one is built whole, with one exit.
+        Name of a network; an elastic one is built whole, with one exit.
     input_shape
         Channels, height and width of an image, (features,) of a table's row, or (length, vocabulary) of a
         text.
@@ -169,7 +169,7 @@ def build_model(
     seed
         From 0 to 2**64 - 1.
     settings
-        Of the run: where a checkpoint lies, and what is made of it.
+        Of the run: they name the checkpoint, if any.
 
     Returns
     -------
@@ -250,7 +250,7 @@ def build_elastic(
 
 @lru_cache(maxsize=8)
 def elastic_design(name: str, settings: RunSettings = DEFAULTS) -> ElasticDesign:
-    """Return the elastic network of a name; one with a checkpoint is as the checkpoint says.
+    """Return the elastic network of a name; with a checkpoint, its size is that of the checkpoint.
 
     Raises
     ------
@@ -266,7 +266,7 @@ def elastic_design(name: str, settings: RunSettings = DEFAULTS) -> ElasticDesign
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Return how many numbers the network learns; buffers, as running means, and frozen ones do not count."""
+    """Return the number of trainable parameters; buffers and frozen parameters are not counted."""
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
@@ -281,7 +281,7 @@ _TITLES: Mapping[InputKind, str] = {
 
 
 def kind_of(input_shape: tuple[int, ...]) -> InputKind:
-    """Return what inputs of a shape are, as far as the shape tells."""
+    """Return the kind of inputs of a shape, as far as the shape determines it."""
     kinds: dict[int, InputKind] = {dimensions: kind for kind, dimensions in _DIMENSIONS.items()}
     return kinds.get(len(input_shape), "arrays")
 
@@ -303,7 +303,7 @@ def require_inputs(
     settings
         Of the run.
     kind
-        What the inputs are; None takes what their shape tells.
+        The kind of the inputs; None: the one that their shape suggests.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""A network's weights at rest, in a file that is whole or absent, and their mean over clients."""
+"""Weights of networks: saved atomically, loaded, checked and averaged."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +15,7 @@ from protocol.files import write_atomically
 from protocol.formats import FileKind, checked_metadata, stamped_metadata
 
 _LARGEST_VALUE = 1e6
-"""No network that works has such a weight, or statistic of a norm."""
+"""No usable network has a larger weight or norm statistic."""
 
 
 def save_weights(
@@ -23,19 +23,20 @@ def save_weights(
 ) -> None:
     """Write a state dict as a safetensors file, atomically.
 
-    Whatever happens, ``path`` holds either all of the old content or all of the new. What a crash may
-    leave behind is a hidden file that ends in ``.tmp``.
+    ``path`` always has either the complete old or the complete new content. A crash may leave behind a hidden
+    file that ends in ``.tmp``.
 
     Parameters
     ----------
     path
         The file; its folder must exist.
     state
-        Tensors by name, of any device and memory layout. Tensors that share memory are stored apart.
+        Tensors by name, on any device and in any memory layout. Tensors that share memory are stored
+        separately.
     metadata
-        Text to keep with them, beside the version of the file's format.
+        Text to save with them; the version of the format is added.
     kind
-        Of the file, whose version that is.
+        The kind of file, which determines the version.
 
     Raises
     ------
@@ -61,7 +62,7 @@ def load_weights(path: Path, kind: FileKind = FileKind.WEIGHTS) -> tuple[dict[st
     path
         The file.
     kind
-        Of the file: of which format its version is.
+        The kind of file, which determines the versions that can be read.
 
     Returns
     -------
@@ -97,13 +98,13 @@ def learned_state(model: nn.Module) -> dict[str, Tensor]:
 
 
 def trained_state(model: nn.Module) -> dict[str, Tensor]:
-    """Return what of `learned_state` training changes: what a client sends back."""
+    """Return the part of `learned_state` that training changes, which a client sends back."""
     carried = {name for name, own in run_parameters(model).items() if not own.requires_grad}
     return {name: tensor for name, tensor in learned_state(model).items() if name not in carried}
 
 
 def load_learned_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Put what `learned_state` returned into a network of the same shape.
+    """Load what `learned_state` returned into a network of the same shape.
 
     Raises
     ------
@@ -126,10 +127,10 @@ def _has_frozen(model: nn.Module) -> bool:
 
 
 def corruption(state: Mapping[str, Tensor]) -> str:
-    """Return what shows that weights were corrupted on their way or by their node; empty if nothing does.
+    """Return a sign that weights were corrupted, by their node or in transmission; empty if there is none.
 
-    One value of 1e30 among a client's weights is finite, and yet it spoils the mean of all. Weights that are
-    wrong but of a likely size cannot be told from honest ones.
+    A single value of 1e30 among a client's weights is finite, yet it makes the mean over all clients useless.
+    Wrong weights of a plausible size cannot be distinguished from correct ones.
     """
     for name, tensor in state.items():
         if not tensor.isfinite().all():
@@ -141,17 +142,17 @@ def corruption(state: Mapping[str, Tensor]) -> str:
 
 
 class WeightedMean:
-    """The mean of state dicts, each with an integer weight, taken as they arrive.
+    """The mean of state dicts, each with an integer weight, updated as they arrive.
 
-    It owns one float64 sum for each tensor, so its memory does not grow with the number of states.
+    It keeps one float64 sum per tensor, so its memory does not grow with the number of states.
 
     For float32 tensors the result does not depend, to the last bit, on the order of arrival as long as
     every sum is exact. A float32 is an integer of at most 24 bits times a power of two, so its product
     with a weight below 2**29 fits float64's 53 bits. Take one position of one tensor: let the smallest
     non-zero value there lie in [2**a, 2**(a+1)) and the largest below 2**(a+1+s), and let all weights
     add up to at most 2**t. All products are then multiples of 2**(a-23), and no partial sum exceeds
-    2**(a+1+s+t): that is exact when s + t <= 29. A million samples in all (t = 20) so leave room for
-    values that differ 512-fold in magnitude (s = 9). (Below 2**-126 float32 numbers are multiples of
+    2**(a+1+s+t): that is exact when s + t <= 29. With a million samples in all (t = 20), values
+    may thus differ 512-fold in magnitude (s = 9). (Below 2**-126 float32 numbers are multiples of
     2**-149; there take a = -126.)
 
     Outside that range the last bits of a float64 sum may depend on the order. The float32 result then
@@ -173,11 +174,11 @@ class WeightedMean:
 
     @property
     def total_weight(self) -> int:
-        """The weights added so far, together; 0 if there are none."""
+        """Sum of the weights added so far."""
         return self._total
 
     def add(self, state: Mapping[str, Tensor], weight: int) -> None:
-        """Take in one state.
+        """Add one state.
 
         Parameters
         ----------
@@ -190,7 +191,7 @@ class WeightedMean:
         ------
         ValueError
             When the weight is below 1, or a tensor is missing, unexpected or of another shape or dtype
-            than the reference's. The sums are then untouched.
+            than the reference's. The sums are unchanged in that case.
         """
         if weight < 1:
             raise ValueError(f"weight = {weight}: must be at least 1")

@@ -1,5 +1,5 @@
-"""A federation on this machine alone: apps, messages and bytes as through Flower, without SuperLink or Ray.
+"""A federation in one program: the same apps, messages and bytes as over Flower, without SuperLink or Ray.
 
-``simulation.run.simulate`` runs one. The grid is in the server's process; the clients' work is done there as
-well, or by worker processes.
+``simulation.run.simulate`` runs one. The grid is in the server's process; clients run there too, or
+in worker processes.
 """

@@ -1,4 +1,4 @@
-"""Time as a simulation has it: time that passes only when someone sleeps, or the real one."""
+"""Clocks of a simulation: simulated time, which only passes while someone sleeps, or real time."""
 
 import time
 from collections.abc import Callable
@@ -8,20 +8,20 @@ _STEP_SECONDS = 0.1
 
 
 class SimulationClock(Protocol):
-    """Seconds that only go forward, and a pause between two looks at the grid."""
+    """A monotonic clock, and a pause between polls of the grid."""
 
     work_takes_time: bool
-    """Whether time goes on while clients work, so that one may be late."""
+    """Whether time passes while clients work, so that a reply may be late."""
 
     def now(self) -> float:
         """Return the time in seconds."""
 
     def sleep(self) -> None:
-        """Pause before looking at the grid again."""
+        """Pause before the next poll."""
 
 
 class SimulatedClock:
-    """Time that passes only when someone sleeps, and things that happen at their time.
+    """Simulated time, which passes only when someone sleeps, and scheduled events.
 
     Work takes no time: a client is late only if a fault makes it so, however slow this machine is.
     """
@@ -37,7 +37,7 @@ class SimulatedClock:
         return self.time
 
     def sleep(self) -> None:
-        """Let a tenth of a second pass, and what is due by then happen."""
+        """Advance time by a tenth of a second, and run the events that are due."""
         self.time += _STEP_SECONDS
         due = [event for event in self._events if event[0] <= self.time]
         self._events = [event for event in self._events if event[0] > self.time]
@@ -45,7 +45,7 @@ class SimulatedClock:
             action()
 
     def after(self, seconds: float, action: Callable[[], object]) -> None:
-        """Let something happen a while from now."""
+        """Schedule an event."""
         self._events.append((self.time + seconds, action))
 
 

@@ -1,4 +1,4 @@
-"""Who does the clients' work: the contract, and the simplest that keeps it."""
+"""Executors, which do the clients' work: the contract, and one that works in this process."""
 
 import time
 from collections.abc import Collection
@@ -14,10 +14,10 @@ class Executor(Protocol):
     """Lets nodes answer messages: each message gets one reply, the real one or an error."""
 
     def submit(self, message: Message, context: Context) -> None:
-        """Take a message for a node, whose ``context`` is brought up to date when it has answered."""
+        """Take a message for a node, whose ``context`` is updated when it has answered."""
 
     def replies(self) -> list[Message]:
-        """Return the replies that are there by now; each is returned once."""
+        """Return the replies that have arrived; each is returned once."""
 
     def finish(self, message_ids: Collection[str]) -> None:
         """Wait until all of these messages are answered."""
@@ -49,7 +49,7 @@ class InThisProcess:
         return replies
 
     def finish(self, message_ids: Collection[str]) -> None:
-        """Return at once: whatever was submitted is answered."""
+        """Return at once: every message is answered when it is submitted."""
 
     def wait(self, seconds: float) -> None:
         """Wait: there is no other reply before the next message."""

@@ -37,7 +37,7 @@ class SimulatedNode:
 
 
 Faults = Callable[[Message, Message, float], list[Delivery]]
-"""Given a request, the reply to it and the time: what reaches the server, and when."""
+"""Maps a request, the reply to it and the time to the replies that reach the server, and when."""
 
 
 def no_faults(request: Message, reply: Message, now: float) -> list[Delivery]:
@@ -64,13 +64,13 @@ class InProcessGrid(Grid):
     Parameters
     ----------
     executor
-        Who does the clients' work.
+        Does the clients' work.
     clock
-        How time passes.
+        Simulated or real time.
     faults
-        What happens to replies on their way.
+        Drops, delays or repeats replies.
     recording
-        Whether all messages are kept, for whoever wants to read them later; they take memory.
+        Whether all messages are kept in memory, so that they can be read later.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class InProcessGrid(Grid):
         run_config
             Of the run, as Flower gives it to the node.
         node_config
-            What the node's operator would state.
+            The node's own settings.
         """
         node_id = FIRST_NODE + len(self.nodes)
         context = Context(RUN_ID, node_id, dict(node_config), RecordDict(), dict(run_config))

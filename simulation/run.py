@@ -28,7 +28,7 @@ def simulate(
 ) -> RunFolder:
     """Run a federation of simulated clients to its end.
 
-    Its results are the same, bit for bit, whoever does the work.
+    Its results are the same, bit for bit, with any number of workers.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""The frozen base of a vision-language model: read once a process, shared by all levels that train on it."""
+"""The frozen base of a vision-language model: loaded once per process and shared by all levels."""
 
 import copy
 from collections.abc import Iterator
@@ -21,17 +21,17 @@ Quantisation = Literal["none", "4bit"]
 
 @dataclass(frozen=True)
 class Source:
-    """Which base, and how it is held."""
+    """Which base is used, in which precision."""
 
     place: str
-    """A folder, a hub id, or nothing: the tiny LLaVA that is made here."""
+    """A folder, a hub id, or an empty string for the tiny LLaVA that is created here."""
     dtype: torch.dtype = torch.float32
     quantisation: Quantisation = "none"
 
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """What of a checkpoint is small: its configuration and its processor."""
+    """A checkpoint without its weights: its configuration and its processor."""
 
     place: str
     config: Any
@@ -85,14 +85,14 @@ def _as_settings_error(place: str, what: str) -> Iterator[None]:
 
 
 _loaded: dict[Source, nn.Module] = {}
-"""The base read last, at the greatest depth asked for so far."""
+"""The base loaded last, with the largest depth requested so far."""
 
 
 def base_of(source: Source, depth: int) -> nn.Module:
-    """Return a model with the decoder's first layers, whose parameters and buffers others share.
+    """Return a model with the decoder's first layers; models share its parameters and buffers.
 
-    Its projector is its own, for that learns. On the meta device nothing is read. Layers below the depth
-    asked for are never read from a checkpoint; a deeper one that was read before is used again.
+    Its trainable projector is not shared. On the meta device nothing is loaded. Layers beyond the requested
+    depth are not loaded from a checkpoint, unless a deeper model was loaded before.
 
     Parameters
     ----------
@@ -104,7 +104,7 @@ def base_of(source: Source, depth: int) -> nn.Module:
     Raises
     ------
     SettingsError
-        If it cannot be read, or held as the settings ask.
+        If it cannot be loaded, or not in the requested precision.
     """
     checkpoint = checkpoint_of(source.place)
     if meta():
@@ -113,7 +113,7 @@ def base_of(source: Source, depth: int) -> nn.Module:
     if held is None or len(decoder_of(held, checkpoint.family).layers) < depth:
         held = None
         _loaded.clear()  # two large bases would not fit
-        # Loading draws numbers; what the network draws after it must not depend on what was loaded before.
+        # Loading draws random numbers; later draws must not depend on whether something was loaded.
         with torch.random.fork_rng(devices=[]):
             held = _load(source, checkpoint, depth)
         held.requires_grad_(False)
@@ -127,7 +127,7 @@ def decoder_of(model: nn.Module, family: Family) -> Any:  # noqa: ANN401
 
 
 def projector_of(model: nn.Module, family: Family) -> nn.Module:
-    """Return what brings a model's image features to its decoder."""
+    """Return the projector, which maps image features to the decoder's embeddings."""
     return model.get_submodule(f"model.{family.projector}")
 
 
@@ -148,7 +148,7 @@ def _load(source: Source, checkpoint: Checkpoint, depth: int) -> nn.Module:
             **options,
         )
     model, report = read
-    # What a checkpoint lacks transformers draws at random: each party would have another base.
+    # Missing weights are initialised randomly by transformers: each party would have a different base.
     if lacking := sorted([*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])]):
         raise SettingsError(
             f'pretrained = "{source.place}": its weights lack {", ".join(lacking[:3])}; {len(lacking)} in all'
@@ -159,7 +159,7 @@ def _load(source: Source, checkpoint: Checkpoint, depth: int) -> nn.Module:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep transformers from listing the layers that are left out on purpose, and from drawing bars."""
+    """Keep transformers from listing layers that are omitted on purpose, and from showing progress bars."""
     from transformers.utils import logging
 
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
@@ -174,7 +174,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _four_bits(family: Family, dtype: torch.dtype) -> Any:  # noqa: ANN401
-    """Return how the decoder is held in 4 bits (NF4, Dettmers et al. 2023); what sees stays as it is."""
+    """Return the configuration for a decoder in 4 bits (NF4, Dettmers et al. 2023)."""
     try:
         import bitsandbytes  # type: ignore[import-not-found]  # noqa: F401
     except ImportError as error:
@@ -202,7 +202,7 @@ def _without_memory(checkpoint: Checkpoint, depth: int) -> nn.Module:
 
 
 def _truncated(config: Any, depth: int) -> Any:  # noqa: ANN401
-    """Return a configuration with the decoder's first layers alone."""
+    """Return a configuration with only the decoder's first layers."""
     config = copy.deepcopy(config)
     text = config.get_text_config()
     text.num_hidden_layers = depth
@@ -212,7 +212,7 @@ def _truncated(config: Any, depth: int) -> Any:  # noqa: ANN401
 
 
 def _shared(base: Any, family: Family, depth: int) -> nn.Module:  # noqa: ANN401
-    """Copy a model's modules, but neither its parameters and buffers nor the layers that are cut off."""
+    """Copy a model's modules, but not its parameters and buffers, nor the layers that are cut off."""
     layers = decoder_of(base, family).layers
     own = {id(parameter) for parameter in projector_of(base, family).parameters()}
     kept = [*base.parameters(), *base.buffers()]

@@ -1,4 +1,4 @@
-"""From the settings to a vision-language model of any shape."""
+"""Builds vision-language models of any shape from the settings."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ from protocol.settings import RunSettings
 from protocol.values import split_names
 
 RANKS = (0.125, 0.25, 0.5, 1.0)
-"""Each level's share of ``lora.rank``: 8, 16, 32 and 64, as ScaleFL-med names them."""
+"""Each level's share of ``lora.rank``: 8, 16, 32 and 64 of 64, as in ScaleFL-med."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,8 @@ class VisionLanguageBuilder:
         Raises
         ------
         SettingsError
-            If the images have neither 1 nor 3 channels, or the base cannot be asked or adapted so.
+            If the images do not have 1 or 3 channels, or the base cannot be used with this prompt or these
+            adapters.
         """
         channels, height, width = input_shape
         if channels not in (1, 3):
@@ -61,13 +62,13 @@ def vlm_design(settings: RunSettings) -> ElasticDesign:
     Raises
     ------
     SettingsError
-        If the checkpoint cannot be used, or images would come scaled by a mean of their own.
+        If the checkpoint cannot be used, or images would be standardised, which the processor does itself.
     """
     data, lora, vlm = settings.data, settings.lora, settings.vlm
     if data.normalisation != "none" and data.source != "digits":  # digits are from 0 to 1 anyway
         raise SettingsError(
-            f'data.normalisation = "{data.normalisation}": a vision-language model has its own; allowed is '
-            '"none"'
+            f'data.normalisation = "{data.normalisation}": a vision-language model normalises images '
+            'itself; use "none"'
         )
     dtype = torch.bfloat16 if settings.precision == "bf16" else torch.float32
     source = Source(settings.pretrained, dtype, vlm.quantisation)

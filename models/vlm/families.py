@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from protocol.errors import SettingsError
 
 Pixels = Mapping[str, Tensor]
-"""What a family's image processor makes of a batch, as its model takes it."""
+"""The output of a family's image processor for a batch: arguments of the model."""
 
 
 def _encode(inner: nn.Module, pixels: Pixels) -> None:
@@ -43,15 +43,15 @@ class Family:
     decoder: str
     """Path, in the model without its output layer, of the decoder; its ``layers`` end with ``norm``."""
     projector: str
-    """Path of what brings image features to the decoder."""
+    """Path of the projector, which maps image features to the decoder's embeddings."""
     tower: str
-    """Path of what sees; for Qwen2-VL the projector is a part of it."""
+    """Path of the vision encoder; for Qwen2-VL it contains the projector."""
     answer_type: int = 0
-    """The token type of what the model says: PaliGemma reads a prompt both ways, an answer causally."""
+    """Token type of the answer: PaliGemma attends to prompts bidirectionally, to answers causally."""
     ending: str = ""
-    """What its processor adds to a prompt by itself."""
+    """What its processor appends to a prompt."""
     encode: Callable[[Any, Pixels], None] = _encode
-    """Sends images of the meta device through the parts that see, to count what that takes."""
+    """Runs images on the meta device through the vision encoder and the projector, to count their cost."""
 
 
 FAMILIES: Mapping[str, Family] = {

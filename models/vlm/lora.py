@@ -32,9 +32,9 @@ def adapters_in(names: Iterable[str]) -> list[Adapter]:
 
 
 class WithDelta(nn.Module):
-    """A frozen layer and what rounds before have added to it (FLoRA, Wang et al. 2024).
+    """A frozen layer and the sum of earlier rounds' updates to it (FLoRA, Wang et al. 2024).
 
-    The sum belongs to the run, so it travels, but no step changes it.
+    The sum belongs to the run, so it is sent to clients, but training does not change it.
     """
 
     carried = ("delta",)
@@ -58,9 +58,9 @@ class WithDelta(nn.Module):
 
 
 def add_adapters(decoder: nn.Module, targets: Sequence[str], rank: int, scale: float, stacked: bool) -> None:
-    """Put adapters beside layers of a decoder, in place; they alone need gradients then.
+    """Add adapters to layers of a decoder, in place; afterwards only they have gradients.
 
-    A begins at random and B at zero, so that the decoder answers as before.
+    A is initialised randomly and B with zeros, so that the decoder's output does not change.
 
     Parameters
     ----------
@@ -73,7 +73,7 @@ def add_adapters(decoder: nn.Module, targets: Sequence[str], rank: int, scale: f
     scale
         α/r, the same for every rank, so that a leading slice of an adapter is an adapter.
     stacked
-        Whether what was learned in rounds before is kept beside the frozen weights.
+        Whether the updates of earlier rounds are kept as a delta beside the frozen weights.
 
     Raises
     ------
@@ -96,7 +96,7 @@ def add_adapters(decoder: nn.Module, targets: Sequence[str], rank: int, scale: f
         adapted.scaling[_ADAPTER] = scale
         if stacked:
             adapted.base_layer = WithDelta(adapted.base_layer)
-        # Their values are the run's, of float32 whatever the base is held in.
+        # Adapters are float32 in every precision of the base.
         down, up = adapted.lora_A.float()[_ADAPTER], adapted.lora_B.float()[_ADAPTER]
         ranks = Channels.of(f"{name}.rank", rank)
         down.axes, up.axes = {"weight": (ranks, None)}, {"weight": (None, ranks)}

@@ -15,23 +15,23 @@ from models.vlm.question import Question, ask, image_inputs
 
 
 class VisionLanguageNetwork(ExitNetwork):
-    """Answers a question on an image after several layers of its decoder.
+    """Answers a question about an image, with exits after several layers of its decoder.
 
-    An exit is a norm of its own, and the output layer that all share; it compares the answers' tokens where
-    they part. The base is frozen but for its projector.
+    An exit is its own norm followed by the shared output layer; it compares the logits of the tokens in which
+    the answers differ. The base is frozen except for its projector.
 
     Parameters
     ----------
     base
         A model of transformers, its decoder cut after the last exit, adapters in place.
     checkpoint
-        What it was built from.
+        The checkpoint that it was built from.
     question
-        What is asked.
+        The question, tokenised.
     image_shape
         Channels, height and width of an image.
     shape
-        Whose exits it has.
+        Its exits.
     """
 
     answers_at_once = 16
@@ -84,27 +84,27 @@ class VisionLanguageNetwork(ExitNetwork):
         return logits
 
     def own_loss(self) -> Tensor | None:
-        """Return what the last batch in training adds to the loss, once: that some answer is given at all.
+        """Return an extra loss term for the last training batch, once: for giving any of the answers.
 
         It is −log P(the tokens before the answers part) − log P(one of the answers), the mean over the batch
-        and the exits. With the cross-entropy over the answers it makes −log P(the right answer) over the
-        whole vocabulary, so that the model learns to say what it is scored on.
+        and the exits. Together with the cross-entropy over the answers it is −log P(the right answer) over
+        the whole vocabulary, so that the model learns to generate the answers that it is scored on.
         """
         loss, self._own_loss = self._own_loss, None
         return loss
 
     @torch.no_grad()
     def describe(self, images: Tensor, prompt: str, most: int = 64) -> list[str]:
-        """Answer a prompt on images freely, as the last exit would.
+        """Generate free-text answers to a prompt about images, with the last exit.
 
         Parameters
         ----------
         images
             Float from 0 to 1, of shape (batch, channels, height, width).
         prompt
-            What is asked.
+            The question.
         most
-            Tokens of an answer, at most.
+            Largest number of tokens of an answer.
 
         Raises
         ------
@@ -135,12 +135,12 @@ class VisionLanguageNetwork(ExitNetwork):
         return [self.norms[str(block)] for block in self._exits]
 
     def _arithmetic(self, device: torch.device) -> AbstractContextManager[object]:
-        """Return the context for a base that is not held in float32, beside float32 adapters."""
+        """Return the autocast context for a base that is not float32, while adapters are."""
         dtype = self.base.get_output_embeddings().weight.dtype
         return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)
 
     def _hidden(self, images: Tensor) -> list[Tensor]:
-        """Return what leaves the layers with an exit, each of shape (batch, tokens, hidden)."""
+        """Return the outputs of the layers with an exit, each of shape (batch, tokens, hidden)."""
         layers = decoder_of(self.base, self._checkpoint.family).layers
         caught: dict[int, Tensor] = {}
 
@@ -159,7 +159,7 @@ class VisionLanguageNetwork(ExitNetwork):
         self.base.model(input_ids=tokens, use_cache=False, **self._read(images, self._question))
 
     def _run_on_meta(self, count: int) -> None:
-        """Run the parts apart: where the image goes among the tokens cannot be told without values."""
+        """Run the parts separately: without values, the image tokens' positions are unknown."""
         family = self._checkpoint.family
         pixels = {name: _on_meta(tensor) for name, tensor in self._question.sample.items()}
         family.encode(self.base.model, pixels)

@@ -1,4 +1,4 @@
-"""What a vision-language model is asked, and at which of its tokens the answers part."""
+"""The question for a vision-language model, and the token at which its answers differ."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,45 +14,45 @@ from protocol.errors import SettingsError
 _NUMBER = "{}"
 _TYPES = ("token_type_ids", "mm_token_type_ids")
 _PIXELS = ("pixel_values", "pixel_attention_mask", "image_grid_thw")
-"""Of what image processors return, that which models take."""
+"""The outputs of image processors that models take."""
 
 
 @dataclass(frozen=True, eq=False)
 class Question:
-    """The tokens that are alike for all images, and those of which one is the answer."""
+    """The tokens that are the same for all images, and the tokens that distinguish the answers."""
 
     tokens: Tensor
-    """Int64 of shape (tokens,): the prompt, a place for the image, and what all answers begin with."""
+    """Int64 of shape (tokens,): the prompt, placeholders for the image, and the answers' common prefix."""
     types: Mapping[str, Tensor]
     """Token types by the name of the model's argument, each of shape (tokens,); empty for most families."""
     told: int
-    """How many tokens at the end all answers begin with."""
+    """Number of tokens of the answers' common prefix, at the end of ``tokens``."""
     answers: Tensor
-    """Int64 of shape (classes,): the token by which each answer differs from the others."""
+    """Int64 of shape (classes,): the token in which each answer differs from the others."""
     sample: Pixels
-    """What the image processor makes of one black image."""
+    """The image processor's output for a black image."""
 
 
 def ask(
     checkpoint: Checkpoint, prompt: str, answers: Sequence[str], image_shape: tuple[int, int, int]
 ) -> Question:
-    """Make the question of a prompt and its possible answers.
+    """Tokenise a prompt and its possible answers.
 
     Parameters
     ----------
     checkpoint
-        Its processor writes the prompt, in its chat template if it has one.
+        Its processor tokenises the prompt, in its chat template if it has one.
     prompt
-        The text asked with the image.
+        The question about the image.
     answers
-        One a class, or none, to ask for a free text.
+        One per class, or none for an answer in free text.
     image_shape
         Channels, height and width of all images.
 
     Raises
     ------
     SettingsError
-        If the processor cannot write the prompt, or one token cannot tell the answers apart.
+        If the processor cannot process the prompt, or the answers do not differ in a single token.
     """
     text = _written(checkpoint, prompt)
     try:
@@ -73,7 +73,7 @@ def ask(
 
 
 def answers_of(template: str, num_classes: int) -> list[str]:
-    """Return the answers that the setting ``vlm.answers`` means, one a class.
+    """Return the answers that ``vlm.answers`` defines, one per class.
 
     Raises
     ------
@@ -92,7 +92,7 @@ def answers_of(template: str, num_classes: int) -> list[str]:
 
 
 def image_inputs(checkpoint: Checkpoint, images: Tensor) -> Pixels:
-    """Return what a checkpoint's image processor makes of images.
+    """Apply a checkpoint's image processor to images.
 
     Grey images become colour ones by repeating their channel.
 
@@ -102,10 +102,10 @@ def image_inputs(checkpoint: Checkpoint, images: Tensor) -> Pixels:
         Float from 0 to 1 or uint8 from 0 to 255, of shape (batch, 1 or 3, height, width).
     """
     if images.is_floating_point():
-        images = (images * 255).round().clamp(0, 255).to(torch.uint8)  # what processors are made for
+        images = (images * 255).round().clamp(0, 255).to(torch.uint8)  # the input that processors expect
     colour = images.expand(-1, 3, -1, -1)
     processor = checkpoint.processor.image_processor
-    if getattr(processor, "resample", None) == Resampling.LANCZOS:  # which cards have not
+    if getattr(processor, "resample", None) == Resampling.LANCZOS:  # not available on GPUs
         colour = colour.cpu()
     made = processor([[image] for image in colour], return_tensors="pt", **_unsplit(checkpoint, images))
     return {name: made[name] for name in _PIXELS if name in made}

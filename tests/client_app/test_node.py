@@ -38,7 +38,7 @@ def state_folder(of: Node) -> Path:
 # --- models ------------------------------------------------------------------------------------
 
 
-def test_models_are_dealt_out_in_turn() -> None:
+def test_models_are_assigned_round_robin() -> None:
     run = {"models": "cnn, resnet20,resnet32"}
     assert [simulated(run, part).model_name for part in range(5)] == [
         "cnn",
@@ -75,11 +75,11 @@ def level_of(node: Node) -> tuple[int | None, str | None]:
     return hello.level, hello.level_reason
 
 
-def test_simulated_nodes_are_dealt_levels_by_the_shares(tmp_path: Path) -> None:
+def test_simulated_nodes_are_assigned_levels_by_the_shares(tmp_path: Path) -> None:
     run = {**ELASTIC, "output-dir": str(tmp_path), "levels.shares": "0.2,0.2,0.2,0.4"}
-    dealt = [level_of(simulated(run, part)) for part in range(5)]
-    assert sorted(level for level, _ in dealt) == [1, 2, 3, 4, 4]
-    assert {reason for _, reason in dealt} == {'assigned by levels.shares = "0.2,0.2,0.2,0.4"'}
+    assigned = [level_of(simulated(run, part)) for part in range(5)]
+    assert sorted(level for level, _ in assigned) == [1, 2, 3, 4, 4]
+    assert {reason for _, reason in assigned} == {'assigned by levels.shares = "0.2,0.2,0.2,0.4"'}
 
 
 @pytest.mark.parametrize("who", [REAL, {"partition_id": 0, "num_partitions": 2}], ids=["real", "simulated"])

@@ -60,7 +60,7 @@ class ScaledFloat32:
 
 # --- what is allowed -----------------------------------------------------------------------------
 
-REFUSAL = r'precision = "fp16": needs a GPU, this is a cpu; allowed are fp32, bf16'
+REFUSAL = r'precision = "fp16": needs a GPU, the device is a cpu; allowed are fp32, bf16'
 
 
 def test_float16_is_refused_without_a_gpu():

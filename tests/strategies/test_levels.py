@@ -30,12 +30,12 @@ shares = parts.map(lambda counts: [count / sum(counts) for count in counts])
 
 @given(shares, st.integers(1, 60), st.integers(0, 2**40))
 def test_every_client_has_a_level_and_every_level_its_share(shares, clients, seed):
-    dealt = assign_levels(shares, clients, seed)
+    assigned = assign_levels(shares, clients, seed)
 
-    assert len(dealt) == clients
+    assert len(assigned) == clients
     for level, share in enumerate(shares, start=1):
-        assert abs(dealt.count(level) - share * clients) < 1
-    assert set(dealt) <= {level for level, share in enumerate(shares, start=1) if share}
+        assert abs(assigned.count(level) - share * clients) < 1
+    assert set(assigned) <= {level for level, share in enumerate(shares, start=1) if share}
 
 
 def test_levels_are_dealt_by_the_seed():
@@ -46,13 +46,13 @@ def test_levels_are_dealt_by_the_seed():
 
 
 def test_whole_shares_are_dealt_exactly():
-    dealt = assign_levels([0.1, 0.2, 0.7], 10, seed=0)
-    assert [dealt.count(level) for level in (1, 2, 3)] == [1, 2, 7]
+    assigned = assign_levels([0.1, 0.2, 0.7], 10, seed=0)
+    assert [assigned.count(level) for level in (1, 2, 3)] == [1, 2, 7]
 
 
 def test_a_client_left_over_goes_to_the_largest_remainder():
-    dealt = assign_levels([0.3, 0.7], 4, seed=0)
-    assert [dealt.count(level) for level in (1, 2)] == [1, 3]
+    assigned = assign_levels([0.3, 0.7], 4, seed=0)
+    assert [assigned.count(level) for level in (1, 2)] == [1, 3]
 
 
 # --- which there are -----------------------------------------------------------------------------

@@ -258,7 +258,7 @@ class Standing:
     unheard: int = 0
     """Exchanges since the last that was answered in time; ``DISTURBED`` if its state was tampered with."""
     told: bool = False
-    """Whether the server said that this client starts anew, and nothing was acknowledged since."""
+    """Whether the server said that it resends all labels to this client, with nothing acknowledged since."""
     asked_in: int | None = None
     """Round of its last message, the only one that it can still acknowledge."""
     wiped: bool = False
@@ -284,7 +284,7 @@ class FaultyFederation(RuleBasedStateMachine):
     - Every label that a client distils on is the server's label of that sample in that version.
     - Every prediction is about the sample that the server takes it to be about.
     - A client whose last exchange was answered in time, or all but that one, misses no label.
-    - A client starts anew from explicit positions if, and only if, the server has said so.
+    - A client gets all labels resent with explicit positions if, and only if, the server has said so.
     - A lost cache is noticed in the next exchange.
     """
 
