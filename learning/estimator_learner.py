@@ -21,8 +21,14 @@ from protocol.settings import RunSettings
 
 SMALLEST_PROBABILITY = 1e-7
 """What the cross-entropy takes for a probability of 0, which would make it infinite."""
-LABELS_WEIGHT = 1.0
-"""Weight of all soft labels of a round together, relative to that of the private samples."""
+LABELS_WEIGHT = 0.5
+"""Weight of all soft labels of a round together, relative to that of all private samples.
+
+Accuracy and AUROC of the hospitals of `scarlet-heart-mixed` (20 rounds, forests of 50 trees, mean of seeds
+100 to 102): 0.1 gave 82.0 % and 0.855; 0.25: 82.0, 0.856; 0.5: 81.9, 0.855; 1: 80.7, 0.851; 2: 80.5, 0.852;
+4: 79.4, 0.850. With more than half, a hospital takes on the others' share of ill patients. Of those that do
+not differ the largest is taken: a client that lacks a class has nothing but the labels to learn it from.
+"""
 _FITTED, _CLASSES = "estimator", "classes"
 
 
@@ -50,6 +56,10 @@ class WeightedRows:
 
 class EstimatorLearner:
     """Learns anew each round from its private samples and the round's soft labels, as weighted rows.
+
+    Labels of earlier rounds are not learned again: measured in 15 rounds, with boosted trees of full depth
+    and a weight of 1, going on with all that are in the cache gave 80.3 % and 0.827 in place of 81.1 and
+    0.832, with all that ever came 79.5 and 0.821.
 
     A private sample is a row of weight 1. A public sample is one row for each class of which its soft label
     has a part, with that part as weight, times what makes the soft labels weigh `LABELS_WEIGHT` of the

@@ -71,7 +71,7 @@ class ServerSide:
         """Return the server's network, or an estimator, ready to learn from soft labels."""
         found = model_of(self.settings.model)
         if isinstance(found, Estimator):
-            require_inputs(self.settings.model, self.input_shape, self.settings)
+            require_inputs(self.settings.model, self.input_shape, self.settings, self.pool.inputs.kind)
             return EstimatorLearner(found, self.settings, SERVER, self.num_classes)
         return TorchLearner(self.new_model(), self.settings, SERVER, self.arithmetic)
 
@@ -138,7 +138,7 @@ class ClientSide:
         found = model_of(self.model_name)
         if isinstance(found, Estimator):
             train = self.data.train
-            require_inputs(self.model_name, train.input_shape, self.settings)
+            require_inputs(self.model_name, train.input_shape, self.settings, train.inputs.kind)
             return EstimatorLearner(found, self.settings, self.name, self.data.num_classes, train)
         return TorchLearner(self.new_model(), self.settings, self.name, self.arithmetic)
 

@@ -94,7 +94,7 @@ def test_a_private_sample_is_a_row_of_weight_1() -> None:
     assert (targets.tolist(), weights.tolist()) == ([0, 1, 1], [1, 1, 1])
 
 
-def test_a_public_sample_is_a_row_for_each_class_of_its_label_and_all_weigh_as_the_private_ones() -> None:
+def test_a_public_sample_is_a_row_for_each_class_of_its_label_and_together_half_of_the_private_ones() -> None:
     public, labels = soft((0.75, 0.25, 0.0), (0.0, 0.0, 1.0))
     private = samples(0, 1, 2, 2)
     it = learner(RECORDER, private)
@@ -105,7 +105,7 @@ def test_a_public_sample_is_a_row_for_each_class_of_its_label_and_all_weigh_as_t
     first, second = public.values.tolist()
     assert inputs[4:].tolist() == [first, first, second]
     assert targets.tolist() == [0, 1, 2, 2, 0, 1, 2]
-    assert weights.tolist() == [1, 1, 1, 1, 1.5, 0.5, 2]
+    assert weights.tolist() == [1, 1, 1, 1, 0.75, 0.25, 1]
 
 
 def test_it_learns_anew_from_the_labels_of_its_round_alone() -> None:
