@@ -68,7 +68,7 @@ def vlm_design(settings: RunSettings) -> ElasticDesign:
     if data.normalisation != "none" and data.source != "digits":  # digits are from 0 to 1 anyway
         raise SettingsError(
             f'data.normalisation = "{data.normalisation}": a vision-language model normalises images '
-            'itself; use "none"'
+            'itself; allowed is "none"'
         )
     dtype = torch.bfloat16 if settings.precision == "bf16" else torch.float32
     source = Source(settings.pretrained, dtype, vlm.quantisation)

@@ -9,7 +9,7 @@ from models.elastic import ElasticNetwork
 from protocol.messages import Evaluation
 from strategies.submodels.evaluation import THRESHOLDS, early_exit, mean_evaluation, score_exits
 
-FLOPS = (10, 30, 100)
+MACS = (10, 30, 100)
 TARGETS = torch.tensor([0, 1, 1, 0])
 # Three exits, four samples, two classes; the first class's probability.
 FIRST_CLASS = torch.tensor([[0.9, 0.6, 0.5, 0.55], [0.3, 0.2, 0.7, 0.8], [0.6, 0.4, 0.9, 0.4]])
@@ -17,7 +17,7 @@ PROBABILITIES = torch.stack([FIRST_CLASS, 1 - FIRST_CLASS], dim=2)
 
 
 def answered(threshold):
-    return early_exit(PROBABILITIES, TARGETS, FLOPS, threshold)
+    return early_exit(PROBABILITIES, TARGETS, MACS, threshold)
 
 
 def test_without_a_threshold_every_sample_is_answered_at_the_first_exit():
@@ -40,7 +40,7 @@ def test_a_sample_is_answered_at_the_first_exit_that_is_sure():
 def test_a_sample_that_no_exit_is_sure_of_is_answered_at_the_last():
     unsure = torch.full((3, 1, 2), 0.5)
     unsure[2, 0] = torch.tensor([0.4, 0.6])
-    assert early_exit(unsure, torch.tensor([1]), FLOPS, 0.9) == {
+    assert early_exit(unsure, torch.tensor([1]), MACS, 0.9) == {
         "threshold": 0.9,
         "accuracy": 1.0,
         "flops": 100.0,
@@ -61,7 +61,7 @@ class Says(nn.Module):
 def scored(*heads, metric=None):
     network = ElasticNetwork(nn.Identity(), [nn.Identity() for _ in heads], dict(enumerate(heads, start=1)))
     samples = Samples(TensorInputs(torch.zeros(4, 1, 2, 2)), torch.tensor([0, 1, 1, 2]))
-    return score_exits(network, samples, FLOPS, metric)
+    return score_exits(network, samples, MACS, metric)
 
 
 def test_every_exit_is_scored_on_its_own():
