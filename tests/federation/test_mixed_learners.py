@@ -18,6 +18,7 @@ from models import load_weights
 from protocol.errors import SettingsError
 from server_app.run_folder import RunFolder
 from simulation.clock import SimulatedClock
+from simulation.executors import InThisProcess
 from simulation.grid import Delivery, Faults, InProcessGrid, no_faults
 from simulation.run import run_over
 from strategies.sides import ServerSide
@@ -187,7 +188,7 @@ def hospitals(table: Path, output: Path, models: dict[str, str], **changes: Any)
     from client_app.app import app
 
     run_settings = settings(output / "runs", **mixed(table, models="", **changes))
-    grid = InProcessGrid(app, SimulatedClock())
+    grid = InProcessGrid(InThisProcess(app), SimulatedClock(), recording=True)
     for part, (name, model) in enumerate(models.items()):
         own = {"client-name": name, "partition-id": part, "num-partitions": len(models), "model": model}
         grid.add_node(run_settings.flat(), {**own, "state-dir": str(output / "state")})
@@ -214,7 +215,7 @@ def test_a_node_that_trained_another_estimator_is_refused(
     other = FOREST.replace("10", "20")
     with caplog.at_level("INFO", "flwr"):
         hospitals(table, tmp_path, {"north": other, "south": "mlp"}, **changes)
-    assert f"model = {other!r}: client 'north' has trained {FOREST!r}" in caplog.text
+    assert f"model = {other!r}: client 'north' trained {FOREST!r}" in caplog.text
 
 
 def test_only_predictions_travel(table: Path, tmp_path: Path) -> None:
