@@ -15,6 +15,7 @@ from learning.estimator_learner import EstimatorLearner
 from learning.learner import Learner, TorchLearner
 from learning.saved import load_model
 from models import load_weights
+from protocol import references
 from protocol.errors import SettingsError
 from server_app.run_folder import RunFolder
 from simulation.clock import SimulatedClock
@@ -141,6 +142,42 @@ def test_a_run_of_estimators_alone_needs_no_setting_of_networks(table: Path, tmp
         table, tmp_path, model=FOREST, models="", num_rounds=2, distillation__final_exchange=True
     )
     assert [line.get("final", False) for line in folder.rounds()] == [False, False, True]
+
+
+NEAREST = '''
+import numpy as np
+
+
+class NearestMean:
+    """Answers by the distance from each class's mean."""
+
+    def fit(self, inputs, classes, sample_weight):
+        of_class = [classes == each for each in np.unique(classes)]
+        means = [np.average(inputs[some], axis=0, weights=sample_weight[some]) for some in of_class]
+        self.means = np.stack(means)
+
+    def predict_proba(self, inputs):
+        near = np.exp(-((inputs[:, None] - self.means) ** 2).sum(axis=2))
+        return near / near.sum(axis=1, keepdims=True)
+'''
+
+
+def test_a_class_of_the_users_own_learns_and_is_read_back_in_another_run(
+    table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "packages" / "clinic"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "nearest.py").write_text(NEAREST)
+    monkeypatch.syspath_prepend(package.parent)
+    monkeypatch.setitem(references._open_packages, "clinic", package.parent)
+    changes = {"model": "clinic.nearest:NearestMean", "models": "clinic.nearest:NearestMean, mlp"}
+    whole = run_mixed(table, tmp_path / "whole", **changes)
+    run_mixed(table, tmp_path / "parts", **{**changes, "num_rounds": 1})
+    assert_same(run_mixed(table, tmp_path / "parts", resume="auto", **changes), whole)
+    learner = load_model(whole.models / "server.safetensors")
+    test = load_client_data(settings(tmp_path, **mixed(table, **changes)), 0, 3).test
+    assert learner.predict(test.inputs).shape == (len(test), 2)
 
 
 def test_images_are_learned_by_estimators(tmp_path: Path) -> None:
