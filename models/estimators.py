@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+import warnings
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any
@@ -172,10 +173,12 @@ def _classifier(name: str) -> Callable[..., Any]:
 def able(kinds: Mapping[str, Callable[..., Any]]) -> list[str]:
     """Return the names of the classifiers that can take part as they are."""
     names = []
-    for name, kind in kinds.items():
-        try:
-            require_able(_made(kind))
-        except ValueError:
-            continue
-        names.append(name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of those that scikit-learn is about to drop
+        for name, kind in kinds.items():
+            try:
+                require_able(_made(kind))
+            except ValueError:
+                continue
+            names.append(name)
     return names

@@ -15,9 +15,11 @@ from learning.estimator_learner import EstimatorLearner
 from learning.learner import Learner, TorchLearner
 from learning.saved import load_model
 from models import load_weights
+from protocol import references
 from protocol.errors import SettingsError
 from server_app.run_folder import RunFolder
 from simulation.clock import SimulatedClock
+from simulation.executors import InThisProcess
 from simulation.grid import Delivery, Faults, InProcessGrid, no_faults
 from simulation.run import run_over
 from strategies.sides import ServerSide
@@ -142,6 +144,42 @@ def test_a_run_of_estimators_alone_needs_no_setting_of_networks(table: Path, tmp
     assert [line.get("final", False) for line in folder.rounds()] == [False, False, True]
 
 
+NEAREST = '''
+import numpy as np
+
+
+class NearestMean:
+    """Answers by the distance from each class's mean."""
+
+    def fit(self, inputs, classes, sample_weight):
+        of_class = [classes == each for each in np.unique(classes)]
+        means = [np.average(inputs[some], axis=0, weights=sample_weight[some]) for some in of_class]
+        self.means = np.stack(means)
+
+    def predict_proba(self, inputs):
+        near = np.exp(-((inputs[:, None] - self.means) ** 2).sum(axis=2))
+        return near / near.sum(axis=1, keepdims=True)
+'''
+
+
+def test_a_class_of_the_users_own_learns_and_is_read_back_in_another_run(
+    table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "packages" / "clinic"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "nearest.py").write_text(NEAREST)
+    monkeypatch.syspath_prepend(package.parent)
+    monkeypatch.setitem(references._open_packages, "clinic", package.parent)
+    changes = {"model": "clinic.nearest:NearestMean", "models": "clinic.nearest:NearestMean, mlp"}
+    whole = run_mixed(table, tmp_path / "whole", **changes)
+    run_mixed(table, tmp_path / "parts", **{**changes, "num_rounds": 1})
+    assert_same(run_mixed(table, tmp_path / "parts", resume="auto", **changes), whole)
+    learner = load_model(whole.models / "server.safetensors")
+    test = load_client_data(settings(tmp_path, **mixed(table, **changes)), 0, 3).test
+    assert learner.predict(test.inputs).shape == (len(test), 2)
+
+
 def test_images_are_learned_by_estimators(tmp_path: Path) -> None:
     folder = run_quickly(tmp_path, nodes=2, num_rounds=2, model=FOREST, data__alpha=100.0)
     assert folder.rounds()[-1]["clients"]["accuracy"] > 0.6
@@ -187,7 +225,7 @@ def hospitals(table: Path, output: Path, models: dict[str, str], **changes: Any)
     from client_app.app import app
 
     run_settings = settings(output / "runs", **mixed(table, models="", **changes))
-    grid = InProcessGrid(app, SimulatedClock())
+    grid = InProcessGrid(InThisProcess(app), SimulatedClock(), recording=True)
     for part, (name, model) in enumerate(models.items()):
         own = {"client-name": name, "partition-id": part, "num-partitions": len(models), "model": model}
         grid.add_node(run_settings.flat(), {**own, "state-dir": str(output / "state")})
@@ -214,7 +252,7 @@ def test_a_node_that_trained_another_estimator_is_refused(
     other = FOREST.replace("10", "20")
     with caplog.at_level("INFO", "flwr"):
         hospitals(table, tmp_path, {"north": other, "south": "mlp"}, **changes)
-    assert f"model = {other!r}: client 'north' has trained {FOREST!r}" in caplog.text
+    assert f"model = {other!r}: client 'north' trained {FOREST!r}" in caplog.text
 
 
 def test_only_predictions_travel(table: Path, tmp_path: Path) -> None:
