@@ -72,7 +72,6 @@ def needs() -> list[Need]:
     return measure(run, run.model, load_client_data(run, 0, 10), CPU)
 
 
-@pytest.mark.slow
 def test_a_larger_level_needs_more(needs: list[Need]) -> None:
     assert [need.level for need in needs] == [1, 2, 3, 4]
     for figure in ("parameters", "memory"):
@@ -117,7 +116,6 @@ def test_in_16_bits_activations_take_less(needs: list[Need]) -> None:
     assert whole.memory < needs[-1].memory
 
 
-@pytest.mark.slow
 def test_a_level_whose_batch_does_not_fit_is_measured_on_a_part_of_it(
     needs: list[Need], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -128,7 +126,6 @@ def test_a_level_whose_batch_does_not_fit_is_measured_on_a_part_of_it(
         assert whole.memory <= need.memory < 1.5 * whole.memory
 
 
-@pytest.mark.slow
 def test_a_level_of_which_one_sample_does_not_fit_needs_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
     limit_steps(monkeypatch, most=0)
     run = RunSettings.parse({"strategy": "scalefl", "model": "elastic-cnn", "train.batch-size": 4})

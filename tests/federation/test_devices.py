@@ -79,7 +79,7 @@ def short_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(params=["scarlet", "fedavg", "individual"])
 def with_memory_enough(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, RunFolder]:
-    return request.param, run_quickly(tmp_path / "enough", strategy=request.param)
+    return request.param, run_quickly(tmp_path / "enough", strategy=request.param, num_rounds=2)
 
 
 def test_a_run_short_of_memory_goes_as_one_with_enough(
@@ -88,7 +88,7 @@ def test_a_run_short_of_memory_goes_as_one_with_enough(
     strategy, enough = with_memory_enough
     request.getfixturevalue("short_of_memory")
 
-    short = run_quickly(tmp_path / "short", strategy=strategy)
+    short = run_quickly(tmp_path / "short", strategy=strategy, num_rounds=2)
 
     for line, expected in zip(short.rounds(), enough.rounds(), strict=True):
         assert line["clients"]["accuracy"] == pytest.approx(expected["clients"]["accuracy"], abs=0.01)
@@ -96,6 +96,6 @@ def test_a_run_short_of_memory_goes_as_one_with_enough(
 
 @pytest.mark.usefixtures("short_of_memory")
 def test_scalefl_s_nodes_learn_in_micro_batches(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    folder = run_quickly(tmp_path, nodes=4, strategy="scalefl", model="elastic-cnn")
-    assert len(folder.rounds()) == 4
+    folder = run_quickly(tmp_path, nodes=4, strategy="scalefl", model="elastic-cnn", num_rounds=2)
+    assert len(folder.rounds()) == 2
     assert "Out of memory at batch size 50: continuing with micro-batches of 25" in caplog.text

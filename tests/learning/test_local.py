@@ -59,7 +59,6 @@ def test_rounds_and_clients_draw_apart(tmp_path):
     assert not torch.equal(trained(tmp_path, seed=1)["1.weight"], reference)
 
 
-@pytest.mark.slow
 def test_a_step_done_again_for_lack_of_memory_is_of_the_same_augmented_batch(tmp_path):
     """Whole batches have 4 samples; where 2 fit, each is drawn once all the same."""
     client = client_side(tiny_settings(train__augmentation="shift"), "ada", tmp_path)

@@ -63,7 +63,6 @@ def assert_close_weights(got, expected):
 # --- a step --------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 @settings(max_examples=40)  # each halving collects garbage
 @given(
     samples=st.integers(1, 40),
@@ -119,7 +118,6 @@ def test_the_losses_of_scalefl_and_its_relatives_are_means_over_samples():
 # --- a training ----------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("backward", [False, True])
 @pytest.mark.parametrize("most", [1, 3, 5])
 def test_weights_after_training_are_those_with_memory_enough(most, backward):
@@ -143,7 +141,6 @@ def test_a_limit_that_is_not_met_changes_no_bit():
     assert_same_weights(plain_state(roomy), whole.state_dict())
 
 
-@pytest.mark.slow
 def test_the_smaller_micro_batch_is_remembered_and_each_halving_told_once(caplog):
     model = ShortMemory(linear_network(0), 16)
 
@@ -156,7 +153,6 @@ def test_the_smaller_micro_batch_is_remembered_and_each_halving_told_once(caplog
     ]
 
 
-@pytest.mark.slow
 def test_the_next_training_tries_whole_batches_again():
     model = ShortMemory(linear_network(0), 4)
     for _ in range(2):
@@ -164,7 +160,6 @@ def test_the_next_training_tries_whole_batches_again():
     assert model.sizes == [8, 4, 4] * 2
 
 
-@pytest.mark.slow
 def test_where_one_sample_does_not_fit_the_error_says_so_with_the_numbers():
     model = ShortMemory(linear_network(0), 0)
     message = (
@@ -195,7 +190,6 @@ def test_memory_too_small_for_the_weights_themselves_is_told_too(monkeypatch):
         train(linear_network(0), random_samples(8))
 
 
-@pytest.mark.slow
 def test_a_step_that_is_done_again_learns_from_the_same_augmented_batch():
     samples, drawn = random_samples(12), {}
 
@@ -222,7 +216,6 @@ def test_a_step_that_is_done_again_learns_from_the_same_augmented_batch():
     assert_close_weights(got, expected)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("samples", "sizes"), [(16, [16, 8, 4, *[2] * 8]), (7, [7, 4, 3, 2, 2])])
 def test_no_micro_batch_of_a_network_with_batch_norms_has_one_sample(samples, sizes):
     """One sample has no variance. Seven make micro-batches of 4 and 3, then of 3, 2 and 2."""
@@ -234,14 +227,12 @@ def test_no_micro_batch_of_a_network_with_batch_norms_has_one_sample(samples, si
     assert model.sizes == sizes
 
 
-@pytest.mark.slow
 def test_a_network_with_batch_norms_gives_up_at_two_samples():
     inner = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(4), linear_network(0)[1])
     with pytest.raises(MemoryShortageError, match="even at batch size 2"):
         train(ShortMemory(inner, 1), random_samples(8))
 
 
-@pytest.mark.slow
 def test_gradients_that_share_a_tensor_are_summed_apart():
     model = nn.ParameterList([nn.Parameter(torch.ones(1)), nn.Parameter(torch.ones(1))])
 
@@ -258,7 +249,6 @@ def test_gradients_that_share_a_tensor_are_summed_apart():
 # --- every kind of training ----------------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_scaled_gradients_are_summed_too():
     samples, whole = random_samples(24), linear_network(0)
     short, arithmetic = ShortMemory(linear_network(0), 2, backward=True), ScaledFloat32()
@@ -270,7 +260,6 @@ def test_scaled_gradients_are_summed_too():
     assert arithmetic.scaled.scale == 2.0**16
 
 
-@pytest.mark.slow
 def test_a_micro_batch_whose_gradients_overflow_is_done_again():
     model, sizes = nn.Linear(1, 1, bias=False), []
     before = model.weight.item()
@@ -288,7 +277,6 @@ def test_a_micro_batch_whose_gradients_overflow_is_done_again():
     assert sizes == [2, 2, 2]
 
 
-@pytest.mark.slow
 def test_distillation_goes_on_in_micro_batches():
     inputs, labels = random_samples(20).inputs, torch.rand(20, CLASSES).softmax(dim=1)
     whole, short = linear_network(0), ShortMemory(linear_network(0), 3, backward=True)
@@ -303,7 +291,6 @@ def test_distillation_goes_on_in_micro_batches():
 # --- evaluation ----------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_answers_come_in_smaller_batches(caplog):
     count = EVALUATION_BATCH + 20
     samples, whole = random_samples(count), linear_network(0)
@@ -317,7 +304,6 @@ def test_answers_come_in_smaller_batches(caplog):
     assert "Out of memory at batch size 260: continuing with micro-batches of 130" in caplog.text
 
 
-@pytest.mark.slow
 def test_an_answer_to_one_sample_that_does_not_fit_is_an_error_and_the_mode_is_restored():
     model = ShortMemory(linear_network(0), 0).train()
     with pytest.raises(MemoryShortageError, match="out of memory even at batch size 1"):

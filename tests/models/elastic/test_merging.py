@@ -149,7 +149,6 @@ def summary(values):
     }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("recording", "left_out"), [(TINY_RESNET, 0), (TINY_MSDNET, 19)], ids=["resnet", "msdnet"]
 )
@@ -323,7 +322,6 @@ def live_tensors():
     return len(found), sum(storages.values())
 
 
-@pytest.mark.slow
 def test_memory_does_not_grow_with_the_clients_of_a_level():
     where = SliceMap(lora_axes(4), lora_axes(2), index_policy("random", 0, 1, "client-0001"))
     mean = SliceMean({"A": torch.zeros(4, 3), "B": torch.zeros(5, 4)})
@@ -337,7 +335,6 @@ def test_memory_does_not_grow_with_the_clients_of_a_level():
     assert mean.total_weight == 21
 
 
-@pytest.mark.slow
 def test_of_a_client_with_its_own_map_no_weights_are_kept():
     mean = SliceMean({"A": torch.zeros(4, 300), "B": torch.zeros(500, 4)})
     inputs, outputs = Channels.of("inputs", 300), Channels.of("outputs", 500)
