@@ -57,7 +57,10 @@ def refuse_idle(
     SettingsError
         If there are any; the message names each key, its value and what would read it.
     """
-    lines = [*_idle(settings, reader, would_read, models_known), *_idle_custom(settings, reader)]
+    lines = [
+        *_idle(settings, reader, would_read, models_known),
+        *_idle_custom(settings, reader, models_known),
+    ]
     if lines:
         raise SettingsError(
             "settings that nothing in this run reads\n" + "\n".join(f"  {line}" for line in lines)
@@ -85,14 +88,17 @@ def _idle(
                 yield f"{key} = {flat[key]!r}: it is read with {other} = {wanted}, not {flat[other]!r}"
 
 
-def _idle_custom(settings: RunSettings, reader: Reader) -> Iterator[str]:
-    """Yield settings under ``custom`` that no table in the run has, and validate the others."""
+def _idle_custom(settings: RunSettings, reader: Reader, models_known: bool) -> Iterator[str]:
+    """Yield settings under ``custom`` that no table in the run has, and validate the others.
+
+    A real node's own model or data source may have a table that only the node knows.
+    """
     owned = tuple(f"{table.place}." for table in reader.tables)
     for table in reader.tables:
         settings.of(table)
     shipped = bundle_defaults()
     for key, value in settings.flat().items():
-        mine = key.startswith(_CUSTOM) and not key.startswith(owned)
+        mine = models_known and key.startswith(_CUSTOM) and not key.startswith(owned)
         if mine and value != shipped.get(key):
             yield f"{key} = {value!r}: no code of custom/ that this run uses has such a setting"
 

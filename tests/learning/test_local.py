@@ -1,4 +1,3 @@
-import pytest
 import torch
 
 from learning.local import loss_of_batch

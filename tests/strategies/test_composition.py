@@ -153,8 +153,9 @@ def test_all_idle_settings_are_named_at_once():
     assert "dsfl.temperature" in said
 
 
-def test_a_real_node_may_train_a_model_that_the_run_does_not_name():
-    settings = RunSettings.parse({"levels.plan": "parameters"})
+@pytest.mark.parametrize("key", ["levels.plan", "custom.of-a-node.rate"])
+def test_a_real_node_may_train_a_model_that_the_run_does_not_name(key):
+    settings = RunSettings.parse({key: "parameters"})
     assert compose(settings, False).name == "scarlet"
 
 
