@@ -15,16 +15,21 @@ DIGEST_BYTES = 8
 """Length of a cache's digest."""
 
 
-@cache
 def code_digest() -> str:
     """Return the digest of the source code that this process runs.
 
     It covers the packages as they are imported here, not as they were sent, so that it reveals a folder of
     the same name that comes first on the path (Ray's workers start in the SuperLink's folder). It includes
-    the user's own code in ``custom/``.
+    the user's own code in ``custom/``, and the package of another Flower project that composes our apps.
     """
+    return digest_of_packages(tuple(sorted({*PACKAGES, *open_packages()})))
+
+
+@cache
+def digest_of_packages(packages: tuple[str, ...]) -> str:
+    """Return the digest of the source files of some packages, as they are imported here."""
     digest = hashlib.blake2b(digest_size=16)
-    for package in sorted({*PACKAGES, *open_packages()}):
+    for package in packages:
         spec = importlib.util.find_spec(package)
         for folder in (spec and spec.submodule_search_locations) or ():
             for file in sorted(Path(folder).rglob("*.py")):

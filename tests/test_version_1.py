@@ -19,7 +19,7 @@ from server_app.checkpoint import CheckpointStore
 from server_app.export import load_submodel, settings_of
 from server_app.run_folder import RunFolder
 from strategies.state import StateStore
-from tests.support.federation import run_quickly, settings
+from tests.support.federation import ALL_DIGITS, run_quickly, settings
 
 OLD = Path(__file__).with_name("version_1")
 EXPERIMENT = "20261128-205616-scarlet-digits-43ba"
@@ -86,7 +86,12 @@ def test_a_level_that_was_measured_is_kept() -> None:
 def test_an_old_run_goes_on_as_it_would_have(resume: str, scarlet: RunFolder) -> None:
     """All nodes still hold what the server believes, so bytes are the same; figures differ in last bits."""
     output = scarlet.path.parent
-    changes = {"model": "mlp", "num_rounds": 3, "resume": resume.replace("PATH", str(scarlet.path))}
+    changes = {
+        **ALL_DIGITS,
+        "model": "mlp",
+        "num_rounds": 3,
+        "resume": resume.replace("PATH", str(scarlet.path)),
+    }
     resumed = run_quickly(output, 2, **changes)
     assert resumed.path == scarlet.path
     expected = [json.loads(line) for line in (OLD / "scarlet-three-rounds.jsonl").read_text().splitlines()]
@@ -98,5 +103,5 @@ def test_an_old_run_goes_on_as_it_would_have(resume: str, scarlet: RunFolder) ->
 
 def test_an_old_run_is_known_by_its_settings(scarlet: RunFolder) -> None:
     output = scarlet.path.parent
-    assert scarlet.differences(settings(output, model="mlp")) == []
-    assert scarlet.differences(settings(output, model="cnn")) == ['model was "mlp", is "cnn"']
+    assert scarlet.differences(settings(output, **ALL_DIGITS, model="mlp")) == []
+    assert scarlet.differences(settings(output, **ALL_DIGITS, model="cnn")) == ['model was "mlp", is "cnn"']

@@ -128,7 +128,7 @@ def test_a_network_of_images_or_texts_is_refused_by_name(
 
 
 def test_changes_of_images_are_refused(own: dict[str, Any], tmp_path: Any) -> None:
-    with pytest.raises(SettingsError, match=r'train\.augmentation = "shift": .* the data are none'):
+    with pytest.raises(SettingsError, match=r'train\.augmentation = "shift": .* the data are not images'):
         run_quickly(tmp_path, 2, num_rounds=1, **{**own, "train.augmentation": "shift"})
 
 

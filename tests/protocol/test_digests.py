@@ -17,11 +17,11 @@ REPOSITORY = Path(__file__).parents[2]
 
 DIGEST_WITH_EACH_FOLDER_FIRST = """
 import importlib, sys
-from protocol.digests import code_digest
+from protocol.digests import code_digest, digest_of_packages
 for folder in sys.argv[1:]:
     sys.path.insert(0, folder)
     importlib.invalidate_caches()
-    code_digest.cache_clear()
+    digest_of_packages.cache_clear()
     print(code_digest())
 """
 

@@ -123,7 +123,7 @@ def test_levels_cut_in_one_direction_cost_what_the_planned_ones_cost(cut):
             'levels.budgets = "0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,1": 9 levels: the network has 8 exits',
         ),
         ({"model": "cnn"}, "model = 'cnn': has no submodels; those that have are elastic-cnn, "),
-        ({"model": "vgg"}, "model = 'vgg': has no submodels; "),
+        ({"model": "vgg"}, 'model = "vgg": must be one of mlp, cnn, '),
     ],
 )
 def test_levels_that_cannot_be_are_refused_with_what_can(settings, message):
