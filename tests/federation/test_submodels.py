@@ -1,5 +1,6 @@
 """Unequal clients train parts of one network, over whole runs."""
 
+import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -297,9 +298,10 @@ def test_each_client_keeps_the_submodel_of_its_level(soft_labels: tuple[InProces
     plan = submodels("scalefl").plan
     for client, level in LEVELS.items():
         weights, facts = load_weights(folder.models / f"{client}.safetensors")
-        assert (facts["model"], facts["level"]) == ("elastic-cnn", str(level))
         shape = plan.shapes[level - 1]
         assert isinstance(shape, Shape)
+        assert facts["model"] == "elastic-cnn"
+        assert (json.loads(facts["width"]), tuple(json.loads(facts["exits"]))) == (shape.width, shape.exits)
         built = submodels("scalefl").build(shape)
         assert {name: weights[name].shape for name, _ in built.named_parameters()} == {
             name: parameter.shape for name, parameter in built.named_parameters()
