@@ -19,6 +19,8 @@ from models.skops_format import TRUSTED, dump, load
 from protocol.errors import SettingsError
 from protocol.values import split_names
 
+pytestmark = pytest.mark.slow
+
 SEED = 2**62 + 7
 NAMES = (
     "sklearn:AdaBoostClassifier(n_estimators=5)",

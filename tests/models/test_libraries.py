@@ -16,6 +16,8 @@ from protocol.errors import SettingsError
 from protocol.settings import DEFAULTS, RunSettings
 from tests.support.checkpoints import another_package, write_distilbert, write_vit
 
+pytestmark = pytest.mark.slow
+
 TEXTS = (12, 40)
 """Most tokens of a text, and pieces of a vocabulary."""
 WORDS = ("a film that is lovely", "a film that is awful")
