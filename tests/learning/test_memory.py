@@ -63,6 +63,7 @@ def assert_close_weights(got, expected):
 # --- a step --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @settings(max_examples=40)  # each halving collects garbage
 @given(
     samples=st.integers(1, 40),
