@@ -66,6 +66,11 @@ def open_packages() -> tuple[str, ...]:
     return tuple(sorted(_open_packages))
 
 
+def bundle_folders() -> tuple[Path, ...]:
+    """Return the folders that the app, and the packages that references may point into, lie in."""
+    return tuple(sorted({_OURS, *_open_packages.values()}))
+
+
 def is_reference(name: str) -> bool:
     """Tell whether a name is a reference into a user's package."""
     match = _REFERENCE.fullmatch(name)
@@ -138,17 +143,17 @@ def resolve(setting: str, reference: str) -> object:
 
 
 def tables_beside(reference: str) -> tuple[type[Table], ...]:
-    """Return the tables of settings, classes with a ``place``, that a reference's module defines."""
+    """Return the tables of settings, classes with a ``place``, in a reference's module.
+
+    Those that it imports count too: code that builds on another's reads its settings.
+    """
     module = sys.modules.get(reference.partition(":")[0])
     if module is None:
         return ()
     return tuple(
         kind
         for kind in vars(module).values()
-        if inspect.isclass(kind)
-        and issubclass(kind, Table)
-        and kind.__module__ == module.__name__
-        and kind.place
+        if inspect.isclass(kind) and issubclass(kind, Table) and kind.place
     )
 
 

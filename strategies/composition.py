@@ -10,7 +10,7 @@ from models.registry import MODELS, elastic_names, model_of
 from protocol import encodings
 from protocol.errors import SettingsError
 from protocol.references import Registry, is_reference, resolve, tables_beside
-from protocol.settings import DEFAULTS, RunSettings
+from protocol.settings import RunSettings
 from protocol.tables import Table
 from protocol.values import NODES, split_names, split_source
 from strategies import aggregation
@@ -220,4 +220,4 @@ def _names(exchanges: Exchanges) -> list[str]:
     return [method.name for method in METHODS.values() if method.exchanges is exchanges]
 
 
-__all__ = ["DEFAULTS", "METHODS", "STRATEGIES", "compose", "method_of"]
+__all__ = ["METHODS", "STRATEGIES", "compose", "method_of"]

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic.fields import FieldInfo
 
 from protocol.errors import SettingsError
-from protocol.references import is_reference
+from protocol.references import bundle_folders, is_reference
 from protocol.settings import DEFAULTS, RunSettings
 from protocol.tables import Table
 
@@ -119,10 +119,16 @@ def _field(key: str) -> FieldInfo:
     return found
 
 
-@cache
 def bundle_defaults() -> Mapping[str, Any]:
-    """Return the defaults in the app's ``pyproject.toml``, flat; the user may have changed them there."""
-    file = Path(__file__).parents[1] / "pyproject.toml"
+    """Return the defaults in ``pyproject.toml``, flat: the app's, or another project's built on it."""
+    found: dict[str, Any] = {}
+    for folder in bundle_folders():
+        found |= _defaults_in(folder / "pyproject.toml")
+    return found
+
+
+@cache
+def _defaults_in(file: Path) -> Mapping[str, Any]:
     if not file.is_file():
         return {}
     app = tomllib.loads(file.read_text()).get("tool", {}).get("flwr", {}).get("app", {})

@@ -63,6 +63,9 @@ num-rounds = 2
 
 [tool.flwr.app.config.train]
 epochs = 1
+
+[tool.flwr.app.config.custom.hospital]
+rate = 0.5
 """,
 }
 SCRIPT = """
@@ -79,6 +82,7 @@ from strategies import compose
 assert isinstance(server, ServerApp) and isinstance(client, ClientApp)
 settings = RunSettings.parse({**json.loads(sys.argv[1]), "output-dir": sys.argv[2]})
 rounds = simulate(settings, clients=2, app=client).rounds()
+compose(RunSettings.parse({"custom.hospital.rate": 0.5}))  # their default, though nothing reads it here
 refused = ""
 try:
     compose(RunSettings.parse({"train.loss": "hospital.losses:mine"}))
@@ -108,7 +112,7 @@ def test_its_bundle_learns_and_names_its_own_network(project: Path, tmp_path: Pa
     bundle = tmp_path / "bundle"
     zipfile.ZipFile(BytesIO(build_fab_from_disk(project))).extractall(bundle)
     config = tomllib.loads((bundle / "pyproject.toml").read_text())["tool"]["flwr"]["app"]["config"]
-    flat = {**{key: value for key, value in config.items() if key != "train"}, "train.epochs": 1}
+    flat = {**{key: value for key, value in config.items() if not isinstance(value, dict)}, "train.epochs": 1}
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, json.dumps(flat), str(tmp_path / "runs")],
         cwd=bundle,
