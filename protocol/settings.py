@@ -194,7 +194,9 @@ class TrainSettings(Table):
     loss: ThingName = Field("cross-entropy", description="training loss on labelled samples")
     optimizer: ThingName = Field("sgd", description="optimizer; its state is reset each round")
     learning_rate: Positive = Field(0.1, description="learning rate")
-    momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="momentum of SGD")
+    momentum: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0, description="momentum of SGD", json_schema_extra=only_with("train.optimizer", "sgd")
+    )
     weight_decay: NonNegative = Field(0.0, description="weight decay")
     augmentation: Literal["none", "shift", "crop-flip"] = Field(
         "none", description="random augmentation of training images"
@@ -260,7 +262,9 @@ class LevelsSettings(Table):
         "parameters or MACs (`flops`) as their cost",
     )
     budgets: Budgets = Field(
-        "0.125,0.25,0.5,1", description="cost of each level as a share of the whole network's, for the search"
+        "0.125,0.25,0.5,1",
+        description="cost of each level as a share of the whole network's, for the search",
+        json_schema_extra=only_with("levels.plan", "parameters", "flops"),
     )
     widths: Widths = Field("", description="width of each level in place of the plan's: `0.5,0.75,1`")
     exits: Exits = Field("", description="last block of each level in place of the plan's: `4,6,8`")

@@ -19,7 +19,7 @@ from models.network import Estimator
 from models.registry import model_of, require_inputs
 from protocol.errors import MessageError, SettingsError
 from protocol.messages import EvaluatedReply, Evaluation
-from protocol.randomness import derive_seed, torch_generator
+from protocol.randomness import derive_seed
 from protocol.settings import RunSettings
 from strategies.levels import architecture_of, level_shape, plan_levels
 from strategies.state import ClientState, StateStore
@@ -194,7 +194,3 @@ class ClientSide:
             The weights received at the start of the round, if weights are sent.
         """
         return transformed(tensors, received or {}, self.name, round, self.settings)
-
-    def generator(self, purpose: str, round: int) -> torch.Generator:
-        """Return the generator of one purpose of this client in one round."""
-        return torch_generator(self.settings.seed, purpose, round, self.name)

@@ -23,9 +23,19 @@ def submodel_method(name: str, variant: Variant) -> SubmodelMethod:
         Exchanges.SUBMODELS,
         partial(SubmodelServer, variant),
         partial(SubmodelClient, variant),
-        ("scalefl", "lora.merge"),
+        _settings_of(variant),
         variant,
     )
+
+
+def _settings_of(variant: Variant) -> tuple[str, ...]:
+    """Return the settings that a variant reads: without early exits those of their losses are unused."""
+    read = ["classes", "weighting", "calibration"]
+    if variant.exits != "last":
+        read += ["distillation", "temperature", "start"]
+    if variant.exits == "self":
+        read += ["loss", "exit-weights"]
+    return (*(f"scalefl.{key}" for key in read), "lora.merge")
 
 
 SUBMODEL_METHODS = {name: submodel_method(name, variant) for name, variant in VARIANTS.items()}

@@ -135,6 +135,22 @@ IDLE = {
         {"strategy": "scalefl", "model": "elastic-cnn", "scalefl__exit_weights": "linear"},
         "scalefl.exit-weights = 'linear': it is read with scalefl.loss = paper, not 'mutual'",
     ),
+    "an optimizer's own parameter": (
+        {"train__optimizer": "adamw", "train__momentum": 0.9},
+        "train.momentum = 0.9: it is read with train.optimizer = sgd, not 'adamw'",
+    ),
+    "budgets without a search": (
+        {"strategy": "scalefl", "model": "elastic-cnn", "levels__budgets": "0.2,0.4,0.6,1"},
+        "levels.budgets = '0.2,0.4,0.6,1': it is read with levels.plan = parameters or flops",
+    ),
+    "a loss of exits where there are none": (
+        {"strategy": "heterofl", "model": "elastic-cnn", "scalefl__distillation": 0.5},
+        "scalefl.distillation = 0.5: it is read by strategy scalefl, strategy depthfl",
+    ),
+    "a loss of exits where the method has its own": (
+        {"strategy": "depthfl", "model": "elastic-cnn", "scalefl__loss": "paper"},
+        "scalefl.loss = 'paper': it is read by strategy scalefl",
+    ),
     "a custom table without its owner": (
         {"custom__nothing__rate": 0.5},
         "custom.nothing.rate = 0.5: no code of custom/ that this run uses has such a setting",
