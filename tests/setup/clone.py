@@ -98,8 +98,14 @@ class Clone:
         assert done.returncode == 0, done.stdout + done.stderr
 
     def version(self) -> str:
-        """Return the version that the environment's own command prints."""
-        output = subprocess.run([self.folder / ".venv/bin/tool"], capture_output=True, text=True, check=True)
+        """Return the version that the environment's own command prints; looking leaves no bytecode there."""
+        output = subprocess.run(
+            [self.folder / ".venv/bin/tool"],
+            env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
         return json.loads(output.stdout)[1]
 
     def command(self, text: str) -> None:
